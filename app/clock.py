@@ -1,0 +1,27 @@
+"""Session time. Together with audio/ the only code that reads a real clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+
+class WallClock:
+    """Seconds since it was made, on the monotonic clock that PortAudio's stream times are mapped to."""
+
+    def __init__(self) -> None:
+        self._zero_s = time.monotonic()
+
+    @property
+    def zero_s(self) -> float:
+        """`time.monotonic()` at session time 0."""
+        return self._zero_s
+
+    def now_s(self) -> float:
+        """Seconds since the session began."""
+        return time.monotonic() - self._zero_s
+
+    async def sleep_until(self, at_s: float) -> None:
+        """Return once `now_s() >= at_s`."""
+        while (wait_s := at_s - self.now_s()) > 0:
+            await asyncio.sleep(wait_s)

@@ -1,0 +1,173 @@
+"""The one configuration: frozen structs read from a TOML file, then changed by flags the user typed.
+
+An unknown key is refused with its place and the nearest known name. Units are in the names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+
+from app.errors import ConfigError
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The root of all sections: unknown keys are errors."""
+
+
+class Models(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which models speak, hear and think. Names of the catalogue, or local paths."""
+
+    llm: str = "smollm2-135m"
+    asr: str = "whisper-tiny.en"
+    voice: str = "en_US-joe-medium"
+
+
+class Llm(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the language model runs."""
+
+    device: str = "auto"
+    """cpu, cuda or auto."""
+    format: str = "auto"
+    """Weights in memory: fp32, bf16, int4 (4-bit body, 8-bit head), or auto."""
+    threads: int = 2
+    context_tokens: int = 2048
+    max_reply_tokens: int = 96
+    temperature: float = 0.0
+    """0 decodes greedily."""
+    top_k: int = 40
+    top_p: float = 0.95
+    repetition_penalty: float = 1.15
+    persona: str = ""
+    """System prompt; empty for the built-in one, which has a few turns of example."""
+
+
+class Turns(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When the user has finished, and when the user interrupts."""
+
+    onset_confirm_ms: int = 96
+    """Speech that makes an utterance while the agent is silent."""
+    duck_after_ms: int = 64
+    """Speech over a reply until it is ducked."""
+    hold_after_ms: int = 200
+    """Speech over a reply until the gate shuts."""
+    blip_silence_ms: int = 600
+    """An onset that stays unconfirmed is forgotten after this much silence."""
+    wordless_hold_ms: int = 2500
+    """Speech-like sound over a held reply that brings no words: it was noise, the reply goes on."""
+    probe_ms: int = 100
+    """Silence after which the final transcript is asked for, so that it is there when the turn ends."""
+    end_silence_ms: int = 300
+    """Silence that ends a turn after a finished sentence."""
+    short_silence_ms: int = 500
+    """The same after one or two words ("Yes.", "Stop.")."""
+    unfinished_silence_ms: int = 900
+    """The same after an unfinished sentence, or the first word or two of an interruption ("Wait, ...")."""
+    preroll_ms: int = 320
+    """Sound kept from before the onset."""
+
+
+class Audio(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sound devices. Empty names mean the default of the system."""
+
+    input: str = ""
+    output: str = ""
+    block_ms: int = 20
+    duck_db: float = -15.0
+
+
+class Journal(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The log of each conversation, one JSON object a line."""
+
+    keep: bool = True
+    directory: str = ""
+    """Empty for the state directory of the user."""
+
+
+class Config(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole configuration."""
+
+    models: Models = msgspec.field(default_factory=Models)
+    llm: Llm = msgspec.field(default_factory=Llm)
+    turns: Turns = msgspec.field(default_factory=Turns)
+    audio: Audio = msgspec.field(default_factory=Audio)
+    journal: Journal = msgspec.field(default_factory=Journal)
+    seed: int = 0
+    offline: bool = False
+
+
+def default_path() -> Path:
+    """Where `backtalk` looks for its configuration."""
+    return platformdirs.user_config_path("backtalk") / "config.toml"
+
+
+def load(path: Path | None) -> Config:
+    """Read a configuration.
+
+    Args:
+        path: The file the user named, which must exist; None for the default place, which need not.
+
+    Raises:
+        ConfigError: The file is missing, not TOML, or has a key or value that can't be used.
+    """
+    chosen = path or default_path()
+    if path is None and not chosen.exists():
+        return Config()
+    try:
+        table = tomllib.loads(chosen.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"the configuration {chosen} can't be read", "there is no such file", "check the path given to --config"
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"the configuration {chosen} can't be read", str(error), f"mend it, then: backtalk config check {chosen}"
+        ) from error
+    return parse(table, str(chosen))
+
+
+def parse(table: dict[str, Any], source: str, base: Config | None = None) -> Config:
+    """Turn a table of sections into a configuration.
+
+    Args:
+        table: Sections and keys as in the TOML file.
+        source: Named in errors.
+        base: What keys that are not in `table` keep; None for the defaults.
+
+    Raises:
+        ConfigError: A key or value can't be used.
+    """
+    merged = merge(msgspec.to_builtins(base or Config()), table)
+    try:
+        return msgspec.convert(merged, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the configuration in {source} can't be used", _told(error), "`backtalk config show` lists every key") from None
+
+
+def merge(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `table` laid over it, section by section."""
+    merged = dict(base)
+    for key, value in table.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value  # pyright: ignore[reportUnknownArgumentType]  # TOML tables have string keys
+    return merged
+
+
+def _told(error: msgspec.ValidationError) -> str:
+    text = str(error)
+    if "unknown field" not in text:
+        return text
+    unknown = text.split("`")[1]
+    close = difflib.get_close_matches(unknown, known_keys(), n=1)
+    return f"{text}; did you mean `{close[0]}`?" if close else text
+
+
+def known_keys() -> list[str]:
+    """Every section and key name."""
+    table = msgspec.to_builtins(Config())
+    return sorted({*table, *(key for section in table.values() if isinstance(section, dict) for key in section)})

@@ -1,0 +1,123 @@
+"""Everything the conversation may ask for: frozen, imperative. The session carries effects out; `turns` only names them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from app.events import Event
+
+
+class Request(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The root of all effects."""
+
+
+class Announce(Request, frozen=True, tag=True, kw_only=True):
+    """Log a decision. It is a fact from now on."""
+
+    fact: Event
+
+
+class SetTimer(Request, frozen=True, tag=True, kw_only=True):
+    """Ask for `TimerFired(name, serial)` at `at_s`. Timers are never cancelled: a stale serial is ignored on arrival."""
+
+    name: str
+    serial: int
+    at_s: float
+
+
+class StartUtterance(Request, frozen=True, tag=True, kw_only=True):
+    """Collect the user's sound from `from_s` on (a little before the onset) and send partial transcripts."""
+
+    utterance: int
+    from_s: float
+
+
+class Transcribe(Request, frozen=True, tag=True, kw_only=True):
+    """Decode all of the utterance up to `until_s`; answered by `FinalTranscribed`."""
+
+    utterance: int
+    request: int
+    until_s: float
+
+
+class EndUtterance(Request, frozen=True, tag=True, kw_only=True):
+    """The utterance is committed or was nothing: its sound is no longer needed."""
+
+    utterance: int
+
+
+class StartReply(Request, frozen=True, tag=True, kw_only=True):
+    """Feed the user's turn to the model, decode, speak."""
+
+    branch: int
+    turn: int
+    text: str
+
+
+class Duck(Request, frozen=True, tag=True, kw_only=True):
+    """Lower the loudspeaker while it is unclear whether the user interrupts."""
+
+    branch: int
+
+
+class Unduck(Request, frozen=True, tag=True, kw_only=True):
+    """Back to full level."""
+
+    branch: int
+
+
+class Hold(Request, frozen=True, tag=True, kw_only=True):
+    """Shut the gate at the next block and freeze the playhead; decoding and synthesis go on. Answered by `OutputHeld`."""
+
+    branch: int
+
+
+class Resume(Request, frozen=True, tag=True, kw_only=True):
+    """Open the gate again, from the start of a word a little before the hold. Answered by `OutputResumed`."""
+
+    branch: int
+
+
+class Yield(Request, frozen=True, tag=True, kw_only=True):
+    """End a reply that was cut off: its branch is dead from now on, and what was heard of it becomes the agent's turn.
+
+    Answered by `RolledBack`, `BoundaryTaken` (A) and `ReplyCommitted`.
+    """
+
+    branch: int
+    turn: int
+    words: int
+
+
+class Abandon(Request, frozen=True, tag=True, kw_only=True):
+    """End a reply of which no word was heard: its branch is dead, and the model's state goes back before the user's turn.
+
+    Answered by `RolledBack`.
+    """
+
+    branch: int
+    turn: int
+
+
+class CloseReply(Request, frozen=True, tag=True, kw_only=True):
+    """A reply was heard to its end: commit it. Answered by `BoundaryTaken` (A) and `ReplyCommitted`."""
+
+    branch: int
+    turn: int
+
+
+Effect = (
+    Announce
+    | SetTimer
+    | StartUtterance
+    | Transcribe
+    | EndUtterance
+    | StartReply
+    | Duck
+    | Unduck
+    | Hold
+    | Resume
+    | Yield
+    | Abandon
+    | CloseReply
+)
