@@ -22,6 +22,5 @@ class WallClock:
         return time.monotonic() - self._zero_s
 
     async def sleep_until(self, at_s: float) -> None:
-        """Return once `now_s() >= at_s`."""
-        while (wait_s := at_s - self.now_s()) > 0:
-            await asyncio.sleep(wait_s)
+        """Return at `at_s`, as near as the event loop can; at once if it has passed."""
+        await asyncio.sleep(max(0.0, at_s - self.now_s()))

@@ -146,7 +146,9 @@ def parse(table: dict[str, Any], source: str, base: Config | None = None) -> Con
     try:
         return msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"the configuration in {source} can't be used", _told(error), "`backtalk config show` lists every key") from None
+        raise ConfigError(
+            f"the configuration in {source} can't be used", _told(error), "`backtalk config show` lists every key"
+        ) from None
 
 
 def merge(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:

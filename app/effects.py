@@ -1,4 +1,4 @@
-"""Everything the conversation may ask for: frozen, imperative. The session carries effects out; `turns` only names them."""
+"""Everything the conversation may ask for: frozen, imperative. `turns` names effects, the session carries them out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Announce(Request, frozen=True, tag=True, kw_only=True):
 
 
 class SetTimer(Request, frozen=True, tag=True, kw_only=True):
-    """Ask for `TimerFired(name, serial)` at `at_s`. Timers are never cancelled: a stale serial is ignored on arrival."""
+    """Ask for `TimerFired(name, serial)` at `at_s`. Never cancelled: a stale serial is ignored on arrival."""
 
     name: str
     serial: int
@@ -67,7 +67,7 @@ class Unduck(Request, frozen=True, tag=True, kw_only=True):
 
 
 class Hold(Request, frozen=True, tag=True, kw_only=True):
-    """Shut the gate at the next block and freeze the playhead; decoding and synthesis go on. Answered by `OutputHeld`."""
+    """Shut the gate at the next block and freeze the playhead; decoding goes on. Answered by `OutputHeld`."""
 
     branch: int
 
@@ -90,7 +90,7 @@ class Yield(Request, frozen=True, tag=True, kw_only=True):
 
 
 class Abandon(Request, frozen=True, tag=True, kw_only=True):
-    """End a reply of which no word was heard: its branch is dead, and the model's state goes back before the user's turn.
+    """End a reply of which no word was heard: its branch is dead, and the state goes back before the user's turn.
 
     Answered by `RolledBack`.
     """

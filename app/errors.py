@@ -6,8 +6,8 @@
     ├── ModelError           a model that is missing, damaged or unknown
     └── MachineError         something this machine lacks (a library, a device, memory)
 
-`engine` and `audio` import nothing of ours and have trees of their own (engine/errors.py, audio/errors.py) with the same
-three attributes, so one printer serves all of them.
+`engine` and `audio` import nothing of ours and have trees of their own (engine/errors.py, audio/errors.py) with the
+same three attributes, so one printer serves all of them.
 """
 
 from __future__ import annotations

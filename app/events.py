@@ -1,9 +1,9 @@
 """Every fact of a conversation: frozen, tagged, past tense. Nothing else.
 
-The log of these events is the spine: the screen, the journal, the report, replay and the latency figures are folds of it.
-`t_s` is when the event entered the log and `*_at_s`/`at_s` when the fact was true, both in seconds on the session clock.
-A `branch` names one attempt at a reply; results for a dead branch are dropped where they arrive. Turns and replies count
-from 1, clauses and words of a reply from 0; word counts are counts.
+The log of these events is the spine: the screen, the journal, the report, replay and the latency figures are folds of
+it. `t_s` is when the event entered the log and `*_at_s`/`at_s` when the fact was true, both in seconds on the session
+clock. A `branch` names one attempt at a reply; results for a dead branch are dropped where they arrive. Turns and
+replies count from 1, clauses and words of a reply from 0; word counts are counts.
 """
 
 from __future__ import annotations

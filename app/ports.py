@@ -1,13 +1,13 @@
 """What the conversation needs from the world, as protocols. Parts satisfy them by shape; nothing inherits.
 
-The session talks to three composite ports: `Ears` (microphone, voice activity, recogniser), `Brain` (the language model)
-and `Mouth` (voice and loudspeaker). Live parts build these from the smaller ports further down, which the classes of `audio`
-and `engine` satisfy; scripted ones (app/replay/) are pure coroutines on a virtual clock.
+The session talks to three composite ports: `Ears` (microphone, voice activity, recogniser), `Brain` (the language
+model) and `Mouth` (voice and loudspeaker). Live parts build these from the smaller ports further down, which the
+classes of `audio` and `engine` satisfy; scripted ones (app/replay/) are pure coroutines on a virtual clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -30,7 +30,7 @@ class Clock(Protocol):
         ...
 
     async def sleep_until(self, at_s: float) -> None:
-        """Return once `now_s() >= at_s`."""
+        """Return at `at_s`; at once if it has passed."""
         ...
 
 
@@ -88,7 +88,7 @@ class Brain(Protocol):
         """Append the user's turn and the header of the reply. The boundary U."""
         ...
 
-    def reply(self, turn: int) -> AsyncIterator[str]:
+    def reply(self, turn: int) -> AsyncGenerator[str, None]:
         """Pieces of text, one a token, never splitting a character; ends at the end of the reply.
 
         When a piece is yielded, the state holds all pieces before it and not yet the piece itself. Closing the iterator
