@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import datetime
 
 
 class WallClock:
@@ -20,6 +21,10 @@ class WallClock:
     def now_s(self) -> float:
         """Seconds since the session began."""
         return time.monotonic() - self._zero_s
+
+    def stamp(self) -> str:
+        """The time of day as a file name, to the second: 2026-11-23T14-02-31."""
+        return datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
 
     async def sleep_until(self, at_s: float) -> None:
         """Return at `at_s`, as near as the event loop can; at once if it has passed."""

@@ -160,6 +160,21 @@ def merge(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def as_toml(config: Config) -> str:
+    """The configuration as a file that `load` reads to the same value."""
+    table = msgspec.to_builtins(config)
+    # A JSON string, number or boolean is a TOML one too; DEL is the one character that TOML wants escaped and JSON not.
+    lines = [f"{key} = {_toml(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    for name, section in table.items():
+        if isinstance(section, dict):
+            lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in section.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: str | float | bool) -> str:
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
+
+
 def _told(error: msgspec.ValidationError) -> str:
     text = str(error)
     if "unknown field" not in text:

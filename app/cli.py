@@ -1,0 +1,250 @@
+"""The command line. Nothing heavy is imported until a command needs it.
+
+Exit status: 0 good; 1 an expectation or a gate did not hold, or Ctrl-C cut it short; 2 unusable input or machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.errors import ConfigError, explain
+
+if TYPE_CHECKING:
+    from app.config import Config
+
+Command = Callable[[argparse.Namespace], int]
+
+_BENCHES = {"capsule": "app.bench.capsule"}
+"""Benchmarks by name, and the module whose `run(config, report)` measures."""
+
+_EXAMPLES = """examples:
+  backtalk                                     talk, with microphone and loudspeaker; Ctrl-C ends it
+  backtalk demo --record demo.wav              hear what it does, without a sound card
+  backtalk models pull smollm2-360m            fetch a larger language model
+  backtalk --llm smollm2-360m                  and talk to it
+  backtalk replay tests/dialogues/*.yaml --clock virtual
+  backtalk doctor                              what works on this machine, and what to do about the rest
+
+A model NAME is one of `backtalk models list`, a local path (a GGUF file, a directory with safetensors, a CTranslate2
+directory, a Piper .onnx), or hf:OWNER/REPO.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments without the program's name; those of the process if None.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as ended:  # argparse has said why
+        return ended.code if isinstance(ended.code, int) else 2
+    command: Command = arguments.run
+    try:
+        _start_log(arguments)
+        status = command(arguments)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("backtalk: interrupted", file=sys.stderr)
+        return 0 if command in (_talk, _headless) else 1
+    except BrokenPipeError:
+        # Whoever read our output has gone: nothing is left to say, not even by the interpreter as it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        told = explain(error)
+        if told is None:
+            raise  # a bug of ours, which deserves its traceback
+        print(told, file=sys.stderr)
+        return 2
+
+
+def _common() -> argparse.ArgumentParser:
+    """Options that may stand before or after the command. SUPPRESS: absent ones don't overwrite those before it."""
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = common.add_argument_group("common options")
+    group.add_argument("--config", type=Path, metavar="FILE.toml", help="read this configuration instead of the user's")
+    group.add_argument("--llm", metavar="NAME", help="language model")
+    group.add_argument("--asr", metavar="NAME", help="recogniser")
+    group.add_argument("--voice", metavar="NAME", help="voice of the assistant")
+    group.add_argument("--device", choices=("cpu", "cuda", "auto"), help="where the language model runs")
+    group.add_argument("--offline", action="store_true", help="never fetch anything")
+    group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="detail of the log on stderr")
+    return common
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line: `run` of what it parses carries the command out."""
+    common = _common()
+    whole = argparse.ArgumentParser(
+        prog="backtalk",
+        description="A voice assistant you can talk over. Without a command: talk, in this terminal.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    whole.set_defaults(run=_talk)
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, run: Command, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, parents=[common])
+        command.set_defaults(run=run)
+        return command
+
+    headless = add("headless", _headless, "talk without a screen: a line a turn, until Ctrl-C or SIGTERM")
+    headless.add_argument("--json", action="store_true", help="one event a line on stdout")
+    demo = add("demo", _demo, "a scripted dialogue with a barge-in through the real models; needs no sound card")
+    demo.add_argument("--record", type=Path, metavar="OUT.wav", help="stereo: left the user, right the assistant")
+    demo.add_argument("--report", type=Path, metavar="R.json", help="turns, latencies and interruptions")
+    _add_replay(add("replay", _replay, "run dialogue scripts and check what they expect"))
+    models = add("models", _models, "list, fetch and check models")
+    actions = ("list", "pull", "path", "verify", "recommend")
+    models.add_argument("action", nargs="?", choices=actions, default="list", help="default: list")
+    models.add_argument("names", nargs="*", metavar="NAME", help="models; none: those configured, or all that are here")
+    devices = add("devices", _devices, "list sound devices and mark the defaults")
+    devices.add_argument("--test", action="store_true", help="play a tone, and show the level of the microphone")
+    doctor = add("doctor", _doctor, "what works on this machine, and what to do about the rest")
+    doctor.add_argument("--json", action="store_true", help="the findings as JSON")
+    config = add("config", _config, "show the configuration in force, where it lies, or check a file")
+    config.add_argument("action", nargs="?", choices=("show", "path", "check"), default="show", help="default: show")
+    config.add_argument("file", nargs="?", type=Path, metavar="FILE", help="for check")
+    bench = add("bench", _bench, "measure, for example: backtalk bench capsule --json R.json")
+    bench.add_argument("name", metavar="NAME", help="one of: " + ", ".join(_BENCHES))
+    verify = add("verify", _verify, "the engine's exactness gates, on this machine")
+    for measured in (bench, verify):
+        measured.add_argument("--model", metavar="M", help="a language model, instead of the configured one")
+        measured.add_argument("--json", type=Path, metavar="R.json", help="write the report here")
+    return whole
+
+
+def _add_replay(replay: argparse.ArgumentParser) -> None:
+    replay.add_argument("scripts", nargs="+", type=Path, metavar="SCRIPT", help="dialogue scripts (YAML)")
+    replay.add_argument(
+        "--clock", choices=("wall", "virtual"), default="wall", help="wall: real models; virtual: scripted parts"
+    )
+    replay.add_argument("--report", type=Path, metavar="R.json", help="one object a script")
+    replay.add_argument("--events", type=Path, metavar="E.jsonl", help="the event log")
+    replay.add_argument("--record", type=Path, metavar="OUT.wav", help="stereo: left the user, right the assistant")
+    replay.add_argument("--seed", type=int, metavar="N", help="instead of the script's")
+
+
+def _start_log(arguments: argparse.Namespace) -> None:
+    if "log_level" in arguments:
+        import logging
+
+        logging.basicConfig(level=arguments.log_level.upper(), stream=sys.stderr, format="%(levelname)s %(message)s")
+
+
+def _configured(arguments: argparse.Namespace) -> Config:
+    """The configuration file with the options that were typed laid over it."""
+    from app import config
+
+    typed = vars(arguments)
+    models = {key: typed[key] for key in ("llm", "asr", "voice") if key in typed}
+    if typed.get("model"):
+        models["llm"] = typed["model"]
+    table: dict[str, object] = {"models": models}
+    if "device" in typed:
+        table["llm"] = {"device": typed["device"]}
+    if "offline" in typed:
+        table["offline"] = True
+    return config.parse(table, "the command line", base=config.load(typed.get("config")))
+
+
+def _talk(arguments: argparse.Namespace) -> int:
+    # The screen sits above app, and app never imports it: it is looked up by name, as a plug-in would be.
+    screen = importlib.import_module("tui.lines")
+    status: int = screen.main(_configured(arguments))
+    return status
+
+
+def _headless(arguments: argparse.Namespace) -> int:
+    from app import headless
+
+    return headless.main(_configured(arguments), sys.stdout, as_json=arguments.json)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from app.replay import runner
+
+    return runner.demo(record=arguments.record, report=arguments.report, config=_configured(arguments))
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from app.replay import runner
+
+    return runner.replay(
+        arguments.scripts,
+        clock=arguments.clock,
+        report=arguments.report,
+        events=arguments.events,
+        record=arguments.record,
+        seed=arguments.seed,
+        config=_configured(arguments),
+    )
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from app import models_command
+
+    return models_command.run(arguments.action, arguments.names, _configured(arguments))
+
+
+def _devices(arguments: argparse.Namespace) -> int:
+    from app import devices
+
+    return devices.print_devices(test=arguments.test)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from app import doctor
+
+    return doctor.main(_configured(arguments), sys.stdout, as_json=arguments.json)
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from app import config
+
+    if arguments.action == "path":
+        print(getattr(arguments, "config", None) or config.default_path())
+    elif arguments.action == "show":
+        print(config.as_toml(_configured(arguments)), end="")
+    elif arguments.file is None:
+        raise ConfigError("there is nothing to check", "no file was named", "backtalk config check FILE.toml")
+    else:
+        config.load(arguments.file)
+        print(f"{arguments.file}: good")
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    module = _BENCHES.get(arguments.name)
+    if module is None:
+        raise ConfigError(
+            f"there is no benchmark {arguments.name}",
+            f"this build has: {', '.join(_BENCHES)}",
+            "backtalk bench capsule",
+        )
+    status: int = importlib.import_module(module).run(_configured(arguments), arguments.json)
+    return status
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from app.bench import gates
+
+    return gates.run(_configured(arguments), arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

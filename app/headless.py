@@ -1,0 +1,79 @@
+"""A live conversation without a screen, and the way every live conversation ends: on Ctrl-C or SIGTERM, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TextIO
+
+import msgspec
+
+from app.config import Config
+from app.events import Event
+from app.lines import LineView
+
+Sink = Callable[[Event], None]
+
+
+def main(config: Config, out: TextIO, *, as_json: bool) -> int:
+    """Talk until SIGINT or SIGTERM, with a line of text a turn or a line of JSON an event. Returns the exit status."""
+    return run(config, [JsonLines(out) if as_json else LineView(out).show], tell_on_stderr)
+
+
+class JsonLines:
+    """Writes each event as one line of JSON, at once."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def __call__(self, event: Event) -> None:
+        self._out.write(msgspec.json.encode(event).decode() + "\n")
+        self._out.flush()
+
+
+def tell_on_stderr(line: str) -> None:
+    """A word to a person who waits; stdout belongs to data."""
+    print(f"backtalk: {line}", file=sys.stderr, flush=True)
+
+
+def run(config: Config, sinks: Sequence[Sink], tell: Callable[[str], None]) -> int:
+    """A live session on this machine's sound. Returns the exit status.
+
+    Args:
+        config: The configuration.
+        sinks: Take every event, on the event loop's thread.
+        tell: Takes a line about what is going on while nothing can be said yet, on any thread.
+    """
+    from app import wiring
+
+    async def session() -> None:
+        stop = asyncio.Event()
+        await until_signal(wiring.talk(config, sinks, stop, tell), stop)
+
+    asyncio.run(session())
+    return 0
+
+
+async def until_signal(conversation: Awaitable[None], stop: asyncio.Event) -> None:
+    """Carry a conversation on: the first signal sets `stop`, so that it ends in order; the second cancels it."""
+    loop, this = asyncio.get_running_loop(), asyncio.current_task()
+    assert this is not None, "inside a coroutine there is a task"
+
+    def end() -> None:
+        if stop.is_set():
+            this.cancel()
+        stop.set()
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
+        loop.add_signal_handler(number, end)
+    try:
+        await conversation
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,146 @@
+"""Where the parts are made and joined. The only place that calls the constructors of `audio` and `engine`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from app import models
+from app.clock import WallClock
+from app.config import Config
+from app.journal import Journal
+from app.ports import Clock, Parts, PlayoutBuffer, Recogniser, SoundCard, Voice
+from app.session import Session, Sink
+
+if TYPE_CHECKING:
+    from engine.session import Engine
+
+Tell = Callable[[str], None]
+"""Takes a line about what is going on, for a person who waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The models in memory. Several conversations, one after the other, may use them."""
+
+    engine: Engine
+    recogniser: Recogniser
+    voice: Voice
+    names: dict[str, str]
+    """Kind of model (llm, asr, tts, vad) to its name, for the log."""
+
+
+def load(config: Config, tell: Tell) -> Loaded:
+    """Find, fetch if need be, and load the three models, at the same time.
+
+    Raises:
+        ModelError: One is not there and can't be had.
+        EngineError: The language model's file can't be used.
+        AudioError: A speech model's files can't be used.
+    """
+    wanted = config.models
+    llm = models.resolve(wanted.llm, "llm", offline=config.offline)
+    asr = models.resolve(wanted.asr, "asr", offline=config.offline)
+    voice = models.resolve(wanted.voice, "voice", offline=config.offline)
+    tell(f"loading {wanted.llm}, {wanted.asr} and {wanted.voice}")
+    with ThreadPoolExecutor(3) as pool:
+        engine_job = pool.submit(load_engine, config, llm)
+        recogniser_job = pool.submit(load_recogniser, asr)
+        voice_job = pool.submit(load_voice, voice)
+        return Loaded(
+            engine_job.result(),
+            recogniser_job.result(),
+            voice_job.result(),
+            {"llm": wanted.llm, "asr": wanted.asr, "tts": wanted.voice, "vad": "silero"},
+        )
+
+
+def load_engine(config: Config, path: Path) -> Engine:
+    """The language model. Importing torch takes a second or two, so it happens here."""
+    from engine.session import Engine
+
+    llm = config.llm
+    return Engine.load(
+        path, device=llm.device, format=llm.format, context_tokens=llm.context_tokens, threads=llm.threads
+    )
+
+
+def load_recogniser(path: Path) -> Recogniser:
+    """The speech recogniser."""
+    from audio.asr import Whisper
+
+    return Whisper(path)
+
+
+def load_voice(path: Path) -> Voice:
+    """A voice."""
+    from audio.tts import PiperVoice
+
+    return PiperVoice(path)
+
+
+def live_parts(loaded: Loaded, config: Config, clock: Clock, card: SoundCard, playout: PlayoutBuffer) -> Parts:
+    """The real parts on a sound card, be it of this machine or simulated."""
+    from app.brain import LaneBrain
+    from app.listening import LiveEars
+    from app.speaking import LiveMouth
+    from audio.vad import SileroVad
+
+    return Parts(
+        clock,
+        LiveEars(card, SileroVad(), loaded.recogniser),
+        LaneBrain(loaded.engine, config.llm, clock=clock, seed=config.seed),
+        LiveMouth(loaded.voice, playout, clock),
+    )
+
+
+async def talk(config: Config, sinks: Sequence[Sink], stop: asyncio.Event, tell: Tell) -> None:
+    """A conversation on this machine's microphone and loudspeaker, until `stop` is set.
+
+    Raises:
+        BacktalkError, EngineError, AudioError: What the user has to mend.
+    """
+    from audio.duplex import DuplexCard
+    from audio.playout import Playout
+
+    loaded = await asyncio.to_thread(load, config, tell)
+    clock = WallClock()
+    playout = Playout(duck_db=config.audio.duck_db)
+    with ExitStack() as stack:
+        card = stack.enter_context(
+            DuplexCard(
+                playout,
+                clock.now_s,
+                input_device=config.audio.input,
+                output_device=config.audio.output,
+                block_ms=config.audio.block_ms,
+            )
+        )
+        kept = [stack.enter_context(Journal(journal_path(config, clock)))] if config.journal.keep else []
+        session = Session(
+            live_parts(loaded, config, clock, card, playout),
+            config,
+            sinks=[*sinks, *kept],
+            seed=config.seed,
+            clock_name="wall",
+            models=loaded.names,
+        )
+        await session.run(stop)
+
+
+def journal_path(config: Config, clock: WallClock) -> Path:
+    """A new file, named after the time of day, where journals are kept."""
+    directory = Path(config.journal.directory) if config.journal.directory else journal_directory()
+    return directory / f"{clock.stamp()}.jsonl"
+
+
+def journal_directory() -> Path:
+    """Where journals go unless the configuration names another place."""
+    return platformdirs.user_state_path("backtalk") / "journals"
