@@ -270,7 +270,7 @@ class Session:
         base = self._tree.base()
         report = await self._parts.brain.roll_back(base.handle, "", cut=False)
         self._tree, gone = self._tree.back_to(base)
-        self._parts.brain.forget(gone)
+        self._parts.brain.forget([*gone, report.mark.handle])
         self._log(
             fact.RolledBack(
                 branch=reply.branch,

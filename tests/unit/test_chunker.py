@@ -30,7 +30,12 @@ def cut(text: str) -> list[str]:
         ("J. Smith said no. He left.", ["J. Smith said no.", " He left."]),
         ("1. Boil water. 2. Wait.", ["1. Boil water.", " 2. Wait."]),
         ('He said "stop." Then he left.', ['He said "stop."', " Then he left."]),
-        ("one two three four five six seven eight nine ten", ["one two three four five six seven eight nine", " ten"]),
+        ("one two three four five six seven eight nine ten", ["one two three four five six seven eight", " nine ten"]),
+        (
+            "The moon is a celestial body that orbits our planet in a month.",
+            ["The moon is a celestial body", " that orbits our planet in a month."],
+        ),
+        ("He looked at it from in front of us", ["He looked at it", " from in front of us"]),
     ],
 )
 def test_where_it_cuts(reply: str, clauses: list[str]) -> None:

@@ -1,0 +1,316 @@
+"""The forward pass of dense llama-style models (Llama 2 and 3, SmolLM2, Qwen3) over static buffers.
+
+The residual stream is float32 in every format. Products and the KV cache are float32 (format fp32) or bfloat16 (formats
+bf16 and int4). Rotary pairs lie side by side, (2i, 2i + 1), as GGUF has them for `llama`, so that a rotation is one complex
+product; where a file has halves instead, the rows of queries and keys are reordered at load, which changes no dot product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.backends import cpu
+from engine.backends.cpu import Int4Linear, Int8Linear, Linear, PlainLinear, RowPlan
+from engine.errors import BackendError
+from engine.spec import ROPE_FACTORS, ModelSpec
+from engine.state import BLOCK_TOKENS, LaneState
+from engine.weights.gguf import GGUFFile
+
+FORMATS = ("fp32", "bf16", "int4")
+_SPLITS = (1, 2, 3, 5, 8, 13, 32, 6, 7, 9, 10, 11, 21)
+"""Call lengths a row plan is tried with: two blocks of 64 tokens."""
+
+
+class Layer(NamedTuple):
+    """Weights of one layer."""
+
+    attention_norm: Tensor
+    qkv: Linear
+    head_norm: Tensor | None
+    """float32[query heads + kv heads, head_dim]."""
+    output: Linear
+    feed_forward_norm: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+class _Scratch(NamedTuple):
+    """Static memory of a call of one length; nothing in it outlives the call."""
+
+    residual: Tensor
+    narrow: Tensor
+    """[rows, hidden] in the product's type."""
+    query: Tensor
+    """[kv_heads, attention rows, head_dim]."""
+    query_by_token: Tensor
+    """The same memory as [rows, kv_heads, group, head_dim]."""
+    attended: Tensor
+    """[rows, query_heads * head_dim]."""
+    attended_by_head: Tensor
+    """The same memory as [kv_heads, rows, group, head_dim]."""
+    activated: Tensor
+    """[rows, feed_forward]."""
+
+
+def choose_format(file: GGUFFile, spec: ModelSpec) -> str:
+    """The format for `auto`: int4 where the file has 4-bit blocks, else bf16 where the processor has it, else fp32."""
+    if cpu.has_int4() and all(cpu.int4_fits(file.tensors[name]) for name in _body(spec)):
+        return "int4"
+    return "bf16" if cpu.has_fast_bf16() else "fp32"
+
+
+class DenseModel:
+    """Weights and scratch of one model. One call at a time.
+
+    Attributes:
+        dtype: What products are computed in and keys and values kept in.
+        rows: How many tokens a call may have so that its rows are exact.
+    """
+
+    def __init__(self, file: GGUFFile, spec: ModelSpec, weight_format: str, capacity_tokens: int) -> None:
+        """Read the weights.
+
+        Args:
+            file: The model.
+            spec: Its shape.
+            weight_format: fp32, bf16 or int4.
+            capacity_tokens: The longest text a state can hold.
+
+        Raises:
+            BackendError: The format is unknown, or does not fit the file or this machine.
+        """
+        if weight_format not in FORMATS:
+            raise BackendError(f"there is no format {weight_format!r}", "it is not one of ours", f"Use {', '.join(FORMATS)}")
+        if weight_format == "int4":
+            _require_int4(file, spec)
+        self.spec = spec
+        self.weight_format = weight_format
+        self.dtype = torch.float32 if weight_format == "fp32" else torch.bfloat16
+        embedding = torch.from_numpy(file.tensors["token_embd.weight"].dequantise())
+        head = embedding if spec.tied_head else torch.from_numpy(file.tensors["output.weight"].dequantise())
+        self._head: Linear = Int8Linear(head) if weight_format == "int4" else PlainLinear(head.to(self.dtype))
+        self._embedding = embedding.to(self.dtype)
+        self._layers = [self._read_layer(file, index) for index in range(spec.layers)]
+        self._final_norm = _vector(file, "output_norm.weight")
+        self._rotations = _rotations(file, spec, capacity_tokens + BLOCK_TOKENS)
+        # Row i sees the keys of its block up to its own; a call at offset o within a block takes the rows from o on.
+        sees = torch.full((2 * BLOCK_TOKENS, BLOCK_TOKENS), -torch.inf).triu(1).to(self.dtype)
+        self._causal = torch.cat([sees.repeat_interleave(spec.group, 0), sees.new_zeros(cpu.ATTENTION_ROWS, BLOCK_TOKENS)])
+        blocks = -(-capacity_tokens // BLOCK_TOKENS)
+        self._mask = torch.zeros(blocks, 1, _attention_rows(spec, BLOCK_TOKENS), BLOCK_TOKENS, dtype=self.dtype)
+        self._masked_block = 0
+        self._scratch: dict[int, _Scratch] = {}
+        self._memory = self._allocate()
+        self.rows = self._find_row_plan()
+
+    def forward(self, state: LaneState, tokens: Sequence[int]) -> None:
+        """Read tokens: at most what `room` allows at the state's position.
+
+        Writes rows above the position first and moves the position last, so an exception leaves the state as it was.
+        """
+        residual = self._run(state, tokens, self._layers, self.rows)
+        final = functional.rms_norm(residual[len(tokens) - 1], (self.spec.hidden,), self._final_norm, self.spec.norm_epsilon)
+        state.hidden.copy_(final)
+        state.commit(tokens)
+
+    def room(self, position: int) -> int:
+        """How many tokens the next call may have: calls do not cross blocks of the KV cache."""
+        return min(self.rows.most, BLOCK_TOKENS - position % BLOCK_TOKENS)
+
+    def logits(self, state: LaneState) -> Tensor:
+        """float32[vocabulary] for the token after the position, in new memory."""
+        return self._head(state.hidden.to(self.dtype).unsqueeze(0))[0].float()
+
+    def _run(self, state: LaneState, tokens: Sequence[int], layers: Sequence[Layer], plan: RowPlan) -> Tensor:
+        """Read tokens into the rows above the position; the residual stream after the last layer, float32[rows, hidden]."""
+        spec, count, first = self.spec, len(tokens), state.position
+        rows = plan.padded(count)
+        scratch = self._scratch.get(rows) or self._views(rows)
+        padded = torch.tensor([*tokens, *[0] * (rows - count)])
+        scratch.residual.copy_(functional.embedding(padded, self._embedding))
+        block, offset = divmod(first, BLOCK_TOKENS)
+        mask = self._mask_for(block, offset, scratch.query.shape[1])
+        rotation = self._rotations[first : first + rows]
+        target = state.kv[block, :, :, :, offset : offset + count]
+        filled = state.kv[: block + 1]
+        for index, layer in enumerate(layers):
+            self._normalise(scratch, layer.attention_norm)
+            self._attend(scratch, layer, rotation, target[index], filled[:, index], mask, count)
+            self._normalise(scratch, layer.feed_forward_norm)
+            gate, up = layer.gate_up(scratch.narrow).split(spec.feed_forward, dim=1)
+            torch.mul(functional.silu(gate), up, out=scratch.activated)
+            scratch.residual.add_(layer.down(scratch.activated))
+        return scratch.residual
+
+    def _normalise(self, scratch: _Scratch, weight: Tensor) -> None:
+        scratch.narrow.copy_(functional.rms_norm(scratch.residual, (self.spec.hidden,), weight, self.spec.norm_epsilon))
+
+    def _attend(
+        self, scratch: _Scratch, layer: Layer, rotation: Tensor, target: Tensor, filled: Tensor, mask: Tensor, count: int
+    ) -> None:
+        """Attention of one layer, added to the residual stream.
+
+        Args:
+            scratch: Of the call.
+            layer: The weights.
+            rotation: complex64[rows, 1, head_dim / 2].
+            target: [k|v, kv_heads, count, head_dim], the rows of the cache to write.
+            filled: [blocks, k|v, kv_heads, 64, head_dim], all that can be seen.
+            mask: [blocks, 1, attention rows, 64].
+            count: Tokens; further rows are padding.
+        """
+        spec, rows = self.spec, len(scratch.residual)
+        turned_heads = spec.query_heads + spec.kv_heads
+        qkv = layer.qkv(scratch.narrow).view(rows, turned_heads + spec.kv_heads, spec.head_dim)
+        turned = qkv[:, :turned_heads].float()
+        if layer.head_norm is not None:
+            turned = functional.rms_norm(turned, (spec.head_dim,), None, spec.norm_epsilon) * layer.head_norm
+        pairs = torch.view_as_complex(turned.view(rows, turned_heads, -1, 2))
+        turned = torch.view_as_real(pairs * rotation).view(rows, turned_heads, spec.head_dim)
+        scratch.query_by_token.copy_(turned[:, : spec.query_heads].view(scratch.query_by_token.shape))
+        target[0].copy_(turned[:count, spec.query_heads :].transpose(0, 1))
+        target[1].copy_(qkv[:count, turned_heads:].transpose(0, 1))
+        attended = cpu.attend(scratch.query, filled[:, 0], filled[:, 1], mask)
+        scratch.attended_by_head.copy_(attended[:, : rows * spec.group].view(scratch.attended_by_head.shape))
+        scratch.residual.add_(layer.output(scratch.attended))
+
+    def _mask_for(self, block: int, offset: int, attention_rows: int) -> Tensor:
+        """Everything before the block is seen, and of the block what lies before each row."""
+        self._mask[self._masked_block].zero_()
+        self._masked_block = block
+        mask = self._mask[: block + 1, :, :attention_rows]
+        start = offset * self.spec.group
+        mask[block, 0].copy_(self._causal[start : start + attention_rows])
+        return mask
+
+    def _allocate(self) -> tuple[Tensor, ...]:
+        spec, rows = self.spec, BLOCK_TOKENS
+        attention_rows = _attention_rows(spec, rows)
+        return (
+            torch.zeros(rows, spec.hidden),
+            torch.zeros(rows, spec.hidden, dtype=self.dtype),
+            torch.zeros(spec.kv_heads * attention_rows * spec.head_dim, dtype=self.dtype),
+            torch.zeros(rows, spec.query_heads * spec.head_dim, dtype=self.dtype),
+            torch.zeros(rows, spec.feed_forward, dtype=self.dtype),
+        )
+
+    def _views(self, rows: int) -> _Scratch:
+        """Views of the static memory for calls of a length, made once."""
+        spec = self.spec
+        residual, narrow, query, attended, activated = self._memory
+        attention_rows = _attention_rows(spec, rows)
+        query = query[: spec.kv_heads * attention_rows * spec.head_dim].view(spec.kv_heads, attention_rows, spec.head_dim)
+        by_head = query[:, : rows * spec.group].unflatten(1, (rows, spec.group))
+        self._scratch[rows] = _Scratch(
+            residual[:rows],
+            narrow[:rows],
+            query,
+            by_head.transpose(0, 1),
+            attended[:rows],
+            attended[:rows].view(rows, spec.kv_heads, spec.group, spec.head_dim).transpose(0, 1),
+            activated[:rows],
+        )
+        return self._scratch[rows]
+
+    def _read_layer(self, file: GGUFFile, index: int) -> Layer:
+        spec = self.spec
+        prefix = f"blk.{index}."
+        query_order, key_order = _row_order(spec, spec.query_heads), _row_order(spec, spec.kv_heads)
+        head_norm = None
+        if spec.head_norms:
+            order = _row_order(spec, 1)
+            query_norm = _vector(file, f"{prefix}attn_q_norm.weight")[order]
+            key_norm = _vector(file, f"{prefix}attn_k_norm.weight")[order]
+            head_norm = torch.stack([query_norm] * spec.query_heads + [key_norm] * spec.kv_heads)
+        return Layer(
+            _vector(file, f"{prefix}attn_norm.weight"),
+            self._read_linear(
+                file,
+                {f"{prefix}attn_q.weight": query_order, f"{prefix}attn_k.weight": key_order, f"{prefix}attn_v.weight": None},
+            ),
+            head_norm,
+            self._read_linear(file, {f"{prefix}attn_output.weight": None}),
+            _vector(file, f"{prefix}ffn_norm.weight"),
+            self._read_linear(file, {f"{prefix}ffn_gate.weight": None, f"{prefix}ffn_up.weight": None}),
+            self._read_linear(file, {f"{prefix}ffn_down.weight": None}),
+        )
+
+    def _read_linear(self, file: GGUFFile, stacked: dict[str, np.ndarray | None]) -> Linear:
+        """Several matrices, each with the order its rows are to have, as one."""
+        if self.weight_format == "int4":
+            parts = [[_ordered(part, order) for part in file.tensors[name].q4_parts()] for name, order in stacked.items()]
+            codes, scale, minimum = (np.concatenate(same) for same in zip(*parts, strict=True))
+            return Int4Linear(codes, scale, minimum)
+        numbers = [_ordered(file.tensors[name].dequantise(), order) for name, order in stacked.items()]
+        return PlainLinear(torch.from_numpy(np.concatenate(numbers)).to(self.dtype))
+
+    def _find_row_plan(self) -> RowPlan:
+        """The first plan under which a text read in calls of many lengths leaves the same bytes as in the longest calls."""
+        state = LaneState(self.spec, 2 * BLOCK_TOKENS, self.dtype)
+        for plan in cpu.ROW_PLANS[:-1]:
+            longest = self._trial(state, plan, [plan.most] * (2 * BLOCK_TOKENS // plan.most))
+            if all(map(torch.equal, longest, self._trial(state, plan, _SPLITS))):
+                return plan
+        return cpu.ROW_PLANS[-1]
+
+    def _trial(self, state: LaneState, plan: RowPlan, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The residual stream and the cache after two layers have read two blocks in calls of some lengths."""
+        text = [place * 7919 % self.spec.vocabulary for place in range(2 * BLOCK_TOKENS)]
+        state.rewind()
+        rows: list[Tensor] = []
+        for length in lengths:
+            tokens = text[state.position : state.position + length]
+            rows.append(self._run(state, tokens, self._layers[:2], plan)[:length].clone())
+            state.commit(tokens)
+        return torch.cat(rows), state.kv.clone()
+
+
+def _attention_rows(spec: ModelSpec, rows: int) -> int:
+    """Query rows that a call of some tokens has for each kv head, padding included."""
+    return -(-rows * spec.group // cpu.ATTENTION_ROWS) * cpu.ATTENTION_ROWS
+
+
+def _body(spec: ModelSpec) -> list[str]:
+    """The matrices of the layers."""
+    return [name for name, shape in spec.tensors().items() if name.startswith("blk.") and len(shape) == 2]
+
+
+def _require_int4(file: GGUFFile, spec: ModelSpec) -> None:
+    cpu.require_int4()
+    unfit = next((name for name in _body(spec) if not cpu.int4_fits(file.tensors[name])), None)
+    if unfit is not None:
+        raise BackendError(
+            f"the model {file.path} can't be used as int4",
+            f"{unfit} is packed as {file.tensors[unfit].quant} with shape {file.tensors[unfit].shape}, not in 4-bit blocks",
+            "Use the format bf16, or a Q4_0 or Q4_1 file of the model",
+        )
+
+
+def _vector(file: GGUFFile, name: str) -> Tensor:
+    return torch.from_numpy(file.tensors[name].dequantise())
+
+
+def _ordered(part: np.ndarray, order: np.ndarray | None) -> np.ndarray:
+    return part if order is None else part[order]
+
+
+def _row_order(spec: ModelSpec, heads: int) -> np.ndarray | None:
+    """Puts the rows of rotary halves side by side, head by head; None if they are so already."""
+    if not spec.rotary_halves:
+        return None
+    return np.arange(heads * spec.head_dim).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+
+
+def _rotations(file: GGUFFile, spec: ModelSpec, positions: int) -> Tensor:
+    """exp(i * position * base^(-2j / head_dim)) as complex64[positions, 1, head_dim / 2] (Su et al. 2021)."""
+    frequencies = spec.rope_base ** (-np.arange(0, spec.head_dim, 2) / spec.head_dim)
+    if spec.rope_factors:
+        frequencies = frequencies / file.tensors[ROPE_FACTORS].dequantise()
+    angles = np.outer(np.arange(positions), frequencies)
+    return torch.from_numpy(np.exp(1j * angles).astype(np.complex64)).unsqueeze(1)
