@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from app.events import LevelsMeasured, PartialTranscribed, SoundTroubled, SpeechStarted, SpeechStopped
-from app.ports import CardStats, Emit, FrameLike, Recogniser, Samples, SoundCard, VoiceActivity
+from app.ports import CardStats, CardStatsLike, Emit, FrameLike, Recogniser, Samples, SoundCard, VoiceActivity
 from audio.agree import Agreement
 from audio.frame import MIC_HZ
 from audio.vad import WINDOW_SAMPLES, SpeechGate
@@ -125,7 +125,7 @@ class LiveEars:
         self._turned_at = 0
         self._score = 0.0
         self._level_end = 0
-        self._stats = CardStats(0, 0)
+        self._stats: CardStatsLike = CardStats(0, 0)
         self._utterance: _Utterance | None = None
         self._decoding = asyncio.Lock()
         self._finals = 0

@@ -214,6 +214,16 @@ class CardStats(NamedTuple):
     dropped_frames: int
 
 
+class CardStatsLike(Protocol):
+    """`CardStats` of a card that knows nothing of this file."""
+
+    @property
+    def xruns(self) -> int: ...
+
+    @property
+    def dropped_frames(self) -> int: ...
+
+
 class SoundCard(Protocol):
     """Microphone and loudspeaker on one sample clock: audio/duplex.py live, app/replay/card.py without hardware."""
 
@@ -225,7 +235,7 @@ class SoundCard(Protocol):
         """Session time in s at which microphone sample `sample` (16 kHz index) was captured."""
         ...
 
-    def stats(self) -> CardStats:
+    def stats(self) -> CardStatsLike:
         """Counters since the card was opened."""
         ...
 

@@ -32,6 +32,8 @@ class Reply:
         self.clauses: list[str] = []
         """What the model wrote, clause by clause; joined it is the reply so far."""
         self._waiting: asyncio.Queue[Clause | None] = asyncio.Queue(WAITING_CLAUSES)
+        # Nobody hears the second clause before the first one has become sound, so until then all cores are the voice's.
+        self._first_is_sound = asyncio.Event()
 
     async def decode(self, brain: Brain, emit: Emit, mark_clause: MarkClause) -> None:
         """Decode until the reply ends or dies.
@@ -65,27 +67,36 @@ class Reply:
         self.clauses.append(clause.text)
         await mark_clause(self)
         emit(fact.ClauseDecoded(branch=self.branch, clause=len(self.clauses) - 1, text=clause.text))
-        await self._waiting.put(clause)
+        if not self.dead:
+            await self._waiting.put(clause)
+            await self._first_is_sound.wait()
 
     async def speak(self, mouth: Mouth, emit: Emit) -> None:
         """Turn clauses into sound until there are no more; a dead reply's clauses are only drained."""
         number = 0
-        while clause := await self._waiting.get():
-            if self.dead:
-                continue
-            spoken = await mouth.say(self.branch, clause.spoken)
-            if spoken is None or self.dead:
-                emit(fact.DeadBranchDropped(branch=self.branch, what=f"clause {number}"))
-                continue
-            emit(
-                fact.ClauseSynthesised(
-                    branch=self.branch,
-                    clause=number,
-                    words=spoken.words,
-                    seconds=spoken.seconds,
-                    took_ms=spoken.took_ms,
-                )
-            )
-            number += 1
+        try:
+            while clause := await self._waiting.get():
+                if not self.dead:
+                    await self._say(number, clause, mouth, emit)
+                    number += 1
+                self._first_is_sound.set()
+        except BaseException:
+            self.dead = True
+            self._let_decoding_end()
+            raise
         if not self.dead:
             mouth.finish(self.branch)
+
+    async def _say(self, number: int, clause: Clause, mouth: Mouth, emit: Emit) -> None:
+        spoken = await mouth.say(self.branch, clause.spoken)
+        if spoken is None or self.dead:
+            emit(fact.DeadBranchDropped(branch=self.branch, what=f"clause {number}"))
+            return
+        words, seconds, took_ms = spoken
+        emit(fact.ClauseSynthesised(branch=self.branch, clause=number, words=words, seconds=seconds, took_ms=took_ms))
+
+    def _let_decoding_end(self) -> None:
+        """Nobody takes clauses any more: free the decoder if it waits for a place or for the first sound."""
+        while not self._waiting.empty():
+            self._waiting.get_nowait()
+        self._first_is_sound.set()

@@ -37,8 +37,13 @@ class Loaded:
     """Kind of model (llm, asr, tts, vad) to its name, for the log."""
 
 
-def load(config: Config, tell: Tell) -> Loaded:
+def load(config: Config, tell: Tell, with_voice: Callable[[Voice], None] | None = None) -> Loaded:
     """Find, fetch if need be, and load the three models, at the same time.
+
+    Args:
+        config: Which models, and how they run.
+        tell: Takes a line about what is going on.
+        with_voice: Work that needs only the voice, which is there long before the language model; done on its thread.
 
     Raises:
         ModelError: One is not there and can't be had.
@@ -53,13 +58,20 @@ def load(config: Config, tell: Tell) -> Loaded:
     with ThreadPoolExecutor(3) as pool:
         engine_job = pool.submit(load_engine, config, llm)
         recogniser_job = pool.submit(load_recogniser, asr)
-        voice_job = pool.submit(load_voice, voice)
+        voice_job = pool.submit(_load_voice_and_use, voice, with_voice)
         return Loaded(
             engine_job.result(),
             recogniser_job.result(),
             voice_job.result(),
             {"llm": wanted.llm, "asr": wanted.asr, "tts": wanted.voice, "vad": "silero"},
         )
+
+
+def _load_voice_and_use(path: Path, use: Callable[[Voice], None] | None) -> Voice:
+    voice = load_voice(path)
+    if use:
+        use(voice)
+    return voice
 
 
 def load_engine(config: Config, path: Path) -> Engine:
@@ -83,7 +95,7 @@ def load_voice(path: Path) -> Voice:
     """A voice."""
     from audio.tts import PiperVoice
 
-    return PiperVoice(path)
+    return PiperVoice(path, threads=2)
 
 
 def live_parts(loaded: Loaded, config: Config, clock: Clock, card: SoundCard, playout: PlayoutBuffer) -> Parts:

@@ -309,6 +309,23 @@ def test_a_reply_that_fails_frees_the_conversation() -> None:
     assert stage.brain.text.startswith("P:<u>Are you there now?</u>")
 
 
+def test_a_voice_that_fails_frees_the_conversation() -> None:
+    stage = Stage("|".join(["One clause."] + [" One clause."] * 20).replace(" clause.", "| clause."))
+
+    async def broken(branch: int, text: str) -> None:
+        raise MachineError("no voice", "the model is damaged", "fetch it again")
+
+    async def scene() -> None:
+        stage.mouth.say, whole = broken, stage.mouth.say
+        await stage.turn(1.0, "Tell me about the moon.")
+        stage.mouth.say = whole
+        await stage.turn(5.0, "Are you there now?")
+
+    log = played(scene(), stage)
+    assert [e.fix for e in log if isinstance(e, fact.ReplyFailed)] == ["fetch it again"]
+    assert stage.brain.text.startswith("P:<u>Are you there now?</u>One clause.")
+
+
 def test_a_bug_in_a_part_is_not_hidden() -> None:
     stage = Stage()
 

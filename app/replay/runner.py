@@ -1,0 +1,237 @@
+"""Runs dialogue scripts, on the wall clock with the real models or on virtual time with scripted parts.
+
+Both ways differ only in the parts; the session, the director that gives the user's side its cues, and what is made of
+the event log are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import msgspec
+
+from app import config as configuration
+from app.config import Config
+from app.errors import ScriptError
+from app.events import Event
+from app.journal import Journal
+from app.lines import LineView, has_colour
+from app.ports import Parts
+from app.replay import recording, virtual
+from app.replay import script as scripts_format
+from app.replay.director import Director, Perform
+from app.replay.report import Report, machine_facts, write
+from app.replay.script import Script
+from app.replay.scripted import Jitter, ScriptedBrain, ScriptedEars, Times
+from app.replay.scripted_mouth import ScriptedMouth
+from app.session import Session, Sink
+from app.state import AgentPhase, UserPhase
+
+SCRIPTED_MODELS = {"llm": "scripted", "asr": "scripted", "tts": "scripted", "vad": "scripted"}
+
+
+@dataclass(slots=True)
+class Run:
+    """A dialogue that was performed."""
+
+    script: Script
+    report: Report
+    director: Director
+    session: Session
+    events: list[Event] = field(default_factory=list[Event])
+    """Kept on virtual time only, where a recording is drawn from them."""
+
+    def told(self, machine: dict[str, Any]) -> dict[str, Any]:
+        """The report's object."""
+        troubles = [
+            (f"the cue of {line.name}", "it never came, the dialogue was over") for line in self.director.unspoken
+        ]
+        if self.director.hung:
+            troubles.append(("an end of the dialogue", "it went on until the time was up"))
+        standing = [boundary.serial for boundary in self.session.tree.live]
+        return self.report.build(
+            self.script, self.director.sounds, machine=machine, capsules=standing, troubles=troubles
+        )
+
+
+def replay(
+    scripts: Sequence[Path],
+    *,
+    clock: Literal["wall", "virtual"],
+    report: Path | None,
+    events: Path | None,
+    record: Path | None,
+    seed: int | None,
+    config: Config,
+    out: TextIO | None = None,
+) -> int:
+    """Perform scripts and check what they expect.
+
+    Args:
+        scripts: The files.
+        clock: wall: real models at the speed of speech. virtual: scripted parts, in no time.
+        report: Where the reports go: one object, or a list of them for several scripts.
+        events: Where the logs go, one event a line, one log after the other.
+        record: Where the sound goes; of several scripts each one's name is put behind it.
+        seed: Instead of the scripts' own.
+        config: What the scripts' own settings are laid over.
+        out: Where the dialogue is printed; None: stdout.
+
+    Returns:
+        0 if all expectations hold, else 1.
+
+    Raises:
+        BacktalkError: A script, model or file can't be used.
+    """
+    read = [scripts_format.read(path) for path in scripts]
+    if clock == "virtual":
+        for script in read:
+            _check_virtual(script)
+    view = LineView(out or sys.stdout, colour=has_colour(out or sys.stdout))
+    runs: list[Run] = []
+    with ExitStack() as stack:
+        kept: list[Sink] = [stack.enter_context(Journal(events))] if events else []
+        perform = _virtually if clock == "virtual" else _on_the_wall()
+        for script in read:
+            if len(read) > 1:
+                print(f"=== {script.title}", file=out, flush=True)
+            settled = _settings(script, config, seed)
+            sound = _record_path(record, script, len(read))
+            runs.append(perform(script, settled, [view.show, *kept], sound))
+            for failure in runs[-1].told({})["failures"]:
+                print(f"FAILED {script.path}: expected {failure['expect']}; got {failure['got']}", file=sys.stderr)
+    machine = machine_facts() if report else {}
+    told = [run.told(machine) for run in runs]
+    if report:
+        write(report, told)
+    return 0 if all(one["passed"] for one in told) else 1
+
+
+def demo(*, record: Path | None, report: Path | None, config: Config) -> int:
+    """Perform the packaged dialogue with the real models. Like `replay` otherwise."""
+    with resources.as_file(resources.files("app.replay") / "demo.yaml") as path:
+        return replay([path], clock="wall", report=report, events=None, record=record, seed=None, config=config)
+
+
+def run_virtual(
+    script: Script, config: Config, sinks: Sequence[Sink] = (), *, jitter: float = 0.0, times: Times | None = None
+) -> tuple[Run, ScriptedBrain]:
+    """Perform a script with scripted parts on virtual time.
+
+    Args:
+        script: It has `replies`.
+        config: Its settings, the script's own included.
+        sinks: Get every event.
+        jitter: Up to this share of it is added to each time, drawn from the seed.
+        times: How long things take.
+
+    Returns:
+        The dialogue, and the brain with what its state holds at the end.
+    """
+
+    async def main() -> tuple[Run, ScriptedBrain]:
+        clock, paces = virtual.VirtualClock(), times or Times()
+        ears = ScriptedEars(clock, paces, Jitter(config.seed, jitter))
+        brain = ScriptedBrain(paces, Jitter(config.seed + 1, jitter), script.replies, config.llm.context_tokens)
+        mouth = ScriptedMouth(clock, paces, Jitter(config.seed + 2, jitter))
+        parts = Parts(clock, ears, brain, mouth)
+        run = await _converse(script, config, parts, ears.perform, sinks, "virtual", SCRIPTED_MODELS)
+        return run, brain
+
+    return virtual.run(main())
+
+
+async def _converse(
+    script: Script,
+    config: Config,
+    parts: Parts,
+    perform: Perform,
+    sinks: Sequence[Sink],
+    clock: Literal["wall", "virtual"],
+    models: dict[str, str],
+) -> Run:
+    """One session with the director as the user, from its first event to its last."""
+    stop = asyncio.Event()
+    director = Director(script, parts.clock, perform, lambda: _idle(session))
+    report = Report()
+    events: list[Event] = []
+    everyone = [director, report, *([events.append] if clock == "virtual" else []), *sinks]
+    session = Session(parts, config, sinks=everyone, seed=config.seed, clock_name=clock, models=models)
+
+    async def direct() -> None:
+        try:
+            await director.run()
+        finally:
+            stop.set()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(session.run(stop))
+            group.create_task(direct())
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return Run(script, report, director, session, events)
+
+
+def _idle(session: Session) -> bool:
+    return session.state.user.phase is UserPhase.SILENT and session.state.agent.phase is AgentPhase.IDLE
+
+
+def _settings(script: Script, config: Config, seed: int | None) -> Config:
+    settled = configuration.parse(dict(script.overrides), str(script.path), config)
+    chosen = seed if seed is not None else script.seed
+    return settled if chosen is None else msgspec.structs.replace(settled, seed=chosen)
+
+
+def _record_path(record: Path | None, script: Script, scripts: int) -> Path | None:
+    if record is None or scripts == 1:
+        return record
+    return record.with_name(f"{record.stem}-{script.path.stem}{record.suffix}")
+
+
+def _check_virtual(script: Script) -> None:
+    """Scripted parts need to be told what the real ones would find out."""
+    if not script.replies:
+        raise ScriptError(
+            f"{script.path} can't run on the virtual clock", "it has no `replies`", "add them, or use --clock wall"
+        )
+    for line in script.lines:
+        if line.audio and (line.hears is None or line.seconds is None):
+            raise ScriptError(
+                f"{script.path}, {line.source}: the recording can't be played on the virtual clock",
+                "nothing listens to sound there",
+                "say what it `hears` and how many `seconds` it takes",
+            )
+
+
+def _on_the_wall() -> Callable[[Script, Config, Sequence[Sink], Path | None], Run]:
+    """Performs scripts with the real models, which stay loaded from one script to the next."""
+    from app.replay.wall import Models, Room
+
+    models = Models()
+
+    def perform(script: Script, config: Config, sinks: Sequence[Sink], record: Path | None) -> Run:
+        loaded, lines = models.prepare(script, config)
+        sound = recording.Recording() if record else None
+        try:
+            with Room(loaded, lines, config, sound) as room:
+                return asyncio.run(_converse(script, config, room.parts, room.perform, sinks, "wall", loaded.names))
+        finally:
+            if sound and record:
+                sound.write(record)
+
+    return perform
+
+
+def _virtually(script: Script, config: Config, sinks: Sequence[Sink], record: Path | None) -> Run:
+    run, _ = run_virtual(script, config, sinks)
+    if record:
+        recording.draw(record, run.events, run.director.sounds)
+    return run

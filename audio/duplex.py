@@ -1,0 +1,242 @@
+"""The sound card: an input and an output stream that stay open, on one clock, watched and reopened when they die.
+
+Two streams, because one full-duplex stream dies silently on PulseAudio. A thread of the card's own carries sound on,
+resamples where a device wants another rate, and keeps watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from audio import devices
+from audio.errors import DeviceError
+from audio.frame import FRAME_SAMPLES, MIC_HZ, Frame
+from audio.sample_clock import SampleClock
+from audio.streams import Loudspeaker, Microphone, Source
+
+_FRAMES_KEPT = 250  # 5 s for a consumer that is busy
+_NEWS_KEPT = 64
+_ROUND_S = 0.01  # how often the thread looks
+_RETRY_S = 0.25
+
+Item = TypeVar("Item")
+
+
+class Stats(NamedTuple):
+    """Counters since the card was opened."""
+
+    xruns: int
+    """Blocks that came or were asked for too late."""
+    dropped_frames: int
+    """20 ms frames that nobody took in time."""
+
+
+class News(NamedTuple):
+    """A device was lost or opened again."""
+
+    device: str
+    lost: str | None
+    """Why it was lost; None: sound flows (again)."""
+
+
+class DuplexCard:
+    """Microphone and loudspeaker of this machine. Satisfies `app.ports.SoundCard`; a context manager.
+
+    One at a time in a process: opening a device again restarts PortAudio.
+
+    Args:
+        playout: What the loudspeaker plays.
+        now_s: The session clock.
+        input_device: Index, name or part of a name; empty for the default.
+        output_device: The same.
+        block_ms: Length of the blocks that the devices are driven with.
+
+    Raises:
+        DeviceError: A device is missing, ambiguous or refuses.
+    """
+
+    def __init__(
+        self,
+        playout: Source,
+        now_s: Callable[[], float],
+        *,
+        input_device: str = "",
+        output_device: str = "",
+        block_ms: int = 20,
+    ) -> None:
+        self._playout, self._now_s, self._block_ms = playout, now_s, block_ms
+        self._wanted = (input_device, output_device)
+        self._clock = SampleClock(MIC_HZ)
+        self._frames: deque[Frame] = deque()
+        self._news: deque[News] = deque(maxlen=_NEWS_KEPT)
+        self._dropped_frames = 0
+        self._old_xruns = 0
+        self._next_sample = 0
+        self._base: int | None = None
+        self._partial = np.zeros(0, np.float32)
+        self._followers: tuple[Callable[[], None], ...] = ()
+        self._closing = threading.Event()
+        self._sides = self._open(*self._wanted)
+        self._thread = threading.Thread(target=self._keep_going, name="sound card", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> DuplexCard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- the port ----
+
+    def frames(self) -> AsyncGenerator[Frame, None]:
+        """Microphone frames in order, each once it is complete, until the card is closed. For one consumer."""
+        return self._follow(self._frames)
+
+    def news(self) -> AsyncGenerator[News, None]:
+        """What happens to the devices, until the card is closed; of more than 64 waiting the oldest are forgotten."""
+        return self._follow(self._news)
+
+    def time_of_sample(self, sample: int) -> float:
+        """Session time in s at which microphone sample `sample` (16 kHz index) was captured."""
+        return self._clock.time_of(sample)
+
+    def stats(self) -> Stats:
+        """Counters since the card was opened."""
+        xruns = self._old_xruns + sum(side.xruns for side in self._sides or ())
+        return Stats(xruns, self._dropped_frames)
+
+    @property
+    def device_names(self) -> tuple[str, str]:
+        """The microphone and the loudspeaker in use; empty while there are none."""
+        sides = self._sides
+        return (sides[0].device.name, sides[1].device.name) if sides else ("", "")
+
+    def close(self) -> None:
+        """End both streams and the thread. May be called twice."""
+        self._closing.set()
+        self._thread.join()
+        self._tell()
+
+    # ---- the thread ----
+
+    def _keep_going(self) -> None:
+        try:
+            while not self._closing.wait(_ROUND_S):
+                if self._sides is None:
+                    self._reopen()
+                    continue
+                microphone, loudspeaker = self._sides
+                loudspeaker.feed()
+                self._carry(microphone)
+                for side in self._sides:
+                    if reason := side.trouble():
+                        self._lose(side, reason)
+                        break
+        finally:
+            for side in self._sides or ():
+                side.close()
+
+    def _open(self, input_device: str, output_device: str) -> tuple[Microphone, Loudspeaker]:
+        """Both streams, running."""
+        devices.refresh()
+        microphone = Microphone(devices.find("input", input_device), self._block_ms, self._now_s)
+        loudspeaker = None
+        try:
+            device = devices.find("output", output_device)
+            loudspeaker = Loudspeaker(device, self._playout, self._block_ms, self._now_s)
+            loudspeaker.start()
+            microphone.start()
+        except BaseException:
+            microphone.close()
+            if loudspeaker is not None:
+                loudspeaker.close()
+            raise
+        return microphone, loudspeaker
+
+    def _lose(self, lost: Microphone | Loudspeaker, reason: str) -> None:
+        sides = self._sides or ()
+        self._news.append(News(lost.device.name, reason))
+        self._old_xruns += sum(side.xruns for side in sides)
+        self._sides = None
+        for side in sides:
+            side.close()
+        self._partial, self._base = self._partial[:0], None
+        self._tell()
+
+    def _reopen(self) -> None:
+        """Try the wanted devices, then the defaults; the next try is in a quarter of a second."""
+        for wanted in dict.fromkeys([self._wanted, ("", "")]):
+            with contextlib.suppress(DeviceError):
+                self._sides = self._open(*wanted)
+                self._news.extend(News(side.device.name, None) for side in self._sides)
+                self._tell()
+                return
+        self._closing.wait(_RETRY_S)
+
+    def _carry(self, microphone: Microphone) -> None:
+        """New sound into frames, each with its place on the sample clock."""
+        lost_before = microphone.lost
+        first, sound = microphone.take()
+        mark = microphone.mark
+        if mark is None or sound.shape[0] == 0:
+            return
+        if self._base is None:
+            start_s = mark.at_s - mark.position / microphone.hz
+            self._base = self._clock.restart(start_s, self._next_sample)
+        overrun_s = (microphone.lost - lost_before) / microphone.hz
+        self._dropped_frames += math.ceil(overrun_s * MIC_HZ / FRAME_SAMPLES)
+        missed = self._clock.observe(self._base + mark.position * MIC_HZ // microphone.hz, mark.at_s)
+        self._base += missed
+        if missed or overrun_s:
+            self._partial = self._partial[:0]
+        start = self._base + first - self._partial.shape[0]
+        sound = np.concatenate([self._partial, sound])
+        whole = sound.shape[0] // FRAME_SAMPLES * FRAME_SAMPLES
+        for at in range(0, whole, FRAME_SAMPLES):
+            self._give(Frame(sound[at : at + FRAME_SAMPLES].copy(), start + at))
+        self._partial = sound[whole:].copy()
+        self._next_sample = start + sound.shape[0]
+
+    def _give(self, frame: Frame) -> None:
+        if len(self._frames) >= _FRAMES_KEPT:
+            with contextlib.suppress(IndexError):  # the consumer was quicker
+                self._frames.popleft()
+                self._dropped_frames += 1
+        self._frames.append(frame)
+        self._tell()
+
+    def _tell(self) -> None:
+        for wake in self._followers:
+            wake()
+
+    # ---- the event loop ----
+
+    async def _follow(self, queue: deque[Item]) -> AsyncGenerator[Item, None]:
+        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            _set_soon(loop, arrived)
+
+        self._followers += (wake,)
+        try:
+            while not self._closing.is_set():
+                arrived.clear()
+                while queue:
+                    yield queue.popleft()
+                if not self._closing.is_set():
+                    await arrived.wait()
+        finally:
+            self._followers = tuple(other for other in self._followers if other is not wake)
+
+
+def _set_soon(loop: asyncio.AbstractEventLoop, arrived: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+        loop.call_soon_threadsafe(arrived.set)

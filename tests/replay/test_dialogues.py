@@ -1,0 +1,134 @@
+"""Every dialogue holds on virtual time, gives the same log each time, and would fail if the policy were broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from app import config as configuration
+from app import events as ev
+from app.config import Config
+from app.journal import encode
+from app.replay import script as scripts_format
+from app.replay.runner import Run, run_virtual
+from app.replay.script import Script
+from app.replay.scripted import ScriptedBrain
+from tests.sim.checks import Outcome, violations
+
+SCRIPTS = sorted((Path(__file__).parents[1] / "dialogues").glob("*.yaml"))
+
+
+def settled(script: Script, seed: int = 1) -> Config:
+    return configuration.parse({**script.overrides, "seed": seed}, str(script.path))
+
+
+def performed(script: Script, seed: int = 1, jitter: float = 0.0) -> tuple[Run, ScriptedBrain]:
+    return run_virtual(script, settled(script, seed), jitter=jitter)
+
+
+def log(run: Run) -> bytes:
+    return b"\n".join(encode(event) for event in run.events)
+
+
+def test_there_are_the_dialogues_that_were_promised() -> None:
+    assert len(SCRIPTS) >= 12
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_it_holds(path: Path) -> None:
+    run, brain = performed(scripts_format.read(path))
+    assert run.told({})["failures"] == []
+    assert list(violations(Outcome(run, brain))) == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_the_same_seed_gives_the_same_log(path: Path) -> None:
+    script = scripts_format.read(path)
+    first = log(performed(script, seed=3, jitter=0.3)[0])
+    assert first == log(performed(script, seed=3, jitter=0.3)[0])
+    assert first != log(performed(script, seed=4, jitter=0.3)[0]).replace(b'"seed":4', b'"seed":3')
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_interruptions_outlast_the_confirmation_and_replies_outlast_interruptions(path: Path) -> None:
+    script = scripts_format.read(path)
+    run, _ = performed(script)
+    for reply in run.told({})["turns"]:
+        if (barge_in := reply["barge_in"]) is not None:
+            cut = next(sound for sound in run.director.sounds if sound.start_s == barge_in["onset_s"])
+            assert cut.end_s - cut.start_s >= settled(script).turns.hold_after_ms / 1000 + 0.3
+            assert (reply["reply_words"] - reply["heard_words"]) * 0.3 >= 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "missed"),
+    [
+        ("barge_in_early", {"hold_after_ms": 60_000}, "interrupted True"),
+        ("barge_in_late", {"hold_after_ms": 800}, "stop_ms_max"),
+        ("pause_mid_sentence", {"unfinished_silence_ms": 200, "end_silence_ms": 200}, "replies 1"),
+        ("interruption_pauses", {"unfinished_silence_ms": 300}, "replies 2"),
+        ("plain_turn", {"end_silence_ms": 2000}, "voice_to_voice_ms_max"),
+        ("cough", {"hold_after_ms": 1000}, "overlap 1"),
+    ],
+)
+def test_a_broken_policy_fails_its_dialogue(name: str, broken: dict[str, int], missed: str) -> None:
+    script = scripts_format.read(next(path for path in SCRIPTS if path.stem == name))
+    turns = msgspec.structs.replace(settled(script).turns, **broken)
+    run, _ = run_virtual(script, msgspec.structs.replace(settled(script), turns=turns))
+    failures = run.told({})["failures"]
+    assert any(missed in failure["expect"] for failure in failures), failures
+
+
+def test_a_cue_that_can_not_come_is_a_failure_and_no_hang() -> None:
+    text = """\
+title: A
+replies: ["Short."]
+user:
+  - {say: "Hello there you.", at: 0.5}
+  - {say: "B", after: {reply: 1, heard_words: 9}}
+"""
+    run, _ = performed(scripts_format.parse(text, Path("a.yaml")))
+    (failure,) = run.told({})["failures"]
+    assert failure == {
+        "expect": 'the cue of line 5, "B"',
+        "got": "it never came, the dialogue was over",
+    }
+
+
+def test_after_an_unheard_reply_the_state_has_the_whole_turn_and_no_trace_of_the_reply() -> None:
+    script = scripts_format.read(next(path for path in SCRIPTS if path.stem == "goes_on_while_the_answer_is_made"))
+    run, brain = performed(script)
+    assert [turn.role for turn in brain.said] == ["user", "agent"]
+    assert brain.said[0].text == "I would like to book a table. For two people at seven."
+    assert sum(isinstance(event, ev.TurnReopened) for event in run.events) == 1
+
+
+def forty_turns() -> Script:
+    """Forty turns, every fourth of which interrupts the reply before it."""
+    long = (
+        "There is a great deal to be said about that, and one could begin almost anywhere. Let me begin at the start."
+    )
+    user: list[dict[str, Any]] = [{"say": "Tell me about the first of them.", "at": 0.5}]
+    for turn in range(2, 41):
+        cue = {"heard_words": 4 + turn % 5} if turn % 4 == 0 else {"end": 0.7}
+        user.append({"say": f"And now tell me about number {turn}.", "after": {"reply": turn - 1, **cue}})
+    expect: list[dict[str, Any]] = [{"turns": 40, "replies": 40, "overlaps": 10}]
+    expect += [{"reply": turn - 1, "interrupted": turn % 4 == 0} for turn in range(2, 41)]
+    text = yaml.safe_dump({"title": "Forty turns", "user": user, "replies": [long], "expect": expect})
+    return scripts_format.parse(text, Path("forty_turns.yaml"))
+
+
+def test_forty_turns_with_ten_interruptions_leave_nothing_behind() -> None:
+    script = forty_turns()
+    config = configuration.parse({"llm": {"context_tokens": 600}}, "here")
+    run, brain = run_virtual(script, config, jitter=0.3)
+    told = run.told({})
+    assert told["failures"] == []
+    assert list(violations(Outcome(run, brain))) == []
+    assert sum(turn["interrupted"] for turn in told["turns"]) == 10
+    assert sum(isinstance(event, ev.ContextTrimmed) for event in run.events) >= 2
+    assert told["totals"]["capsules_live"] == brain.live_boundaries <= 41
