@@ -103,9 +103,9 @@ class LiveEars:
     Args:
         card: Where the sound comes from.
         activity: Scores each 32 ms.
-        recogniser: Decodes an utterance; called on the worker only.
+        recogniser: Decodes sound; called on the workers, by two of them at once.
         speaker_dbfs: Asked ten times a second for the level of the loudspeaker, for the meters.
-        worker: Runs the recogniser; None for a thread of its own.
+        worker: Runs the recogniser; None for two threads, so that a final never waits for a partial under way.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class LiveEars:
     ) -> None:
         self._card, self._activity, self._recogniser = card, activity, recogniser
         self._speaker_dbfs = speaker_dbfs
-        self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="recogniser")
+        self._worker = worker or ThreadPoolExecutor(2, thread_name_prefix="recogniser")
         self._memory = SoundMemory(_MEMORY_SAMPLES)
         self._gate = SpeechGate()
         self._scored_end = 0
@@ -127,7 +127,6 @@ class LiveEars:
         self._level_end = 0
         self._stats: CardStatsLike = CardStats(0, 0)
         self._utterance: _Utterance | None = None
-        self._decoding = asyncio.Lock()
         self._finals = 0
         self._sound_is_due = asyncio.Event()
 
@@ -269,13 +268,13 @@ class LiveEars:
         """The text up to a sample; pieces that were decoded before are not decoded again."""
         texts: list[str] = []
         for piece in utterance.pieces(until):
-            async with self._decoding:
-                if piece not in utterance.texts:
-                    samples = self._memory.read(*piece)
-                    loop = asyncio.get_running_loop()
-                    decoded = await loop.run_in_executor(self._worker, self._recogniser.transcribe, samples)
-                    utterance.keep(piece, decoded.text)
-                texts.append(utterance.texts[piece])
+            text = utterance.texts.get(piece)
+            if text is None:
+                samples = self._memory.read(*piece)
+                loop = asyncio.get_running_loop()
+                text = (await loop.run_in_executor(self._worker, self._recogniser.transcribe, samples)).text
+                utterance.keep(piece, text)
+            texts.append(text)
         return " ".join(text for text in texts if text)
 
 

@@ -355,7 +355,7 @@ class TranscriptLike(Protocol):
 
 
 class Recogniser(Protocol):
-    """Speech to text: audio/asr.py. Called on one worker thread."""
+    """Speech to text: audio/asr.py. Called on worker threads, by two at once."""
 
     def transcribe(self, samples: Samples) -> TranscriptLike:
         """float32[n] at 16 kHz, at most 28 s."""

@@ -15,11 +15,13 @@ import platformdirs
 from app import models
 from app.clock import WallClock
 from app.config import Config
+from app.events import DeviceLost, DeviceOpened
 from app.journal import Journal
 from app.ports import Clock, Parts, PlayoutBuffer, Recogniser, SoundCard, Voice
 from app.session import Session, Sink
 
 if TYPE_CHECKING:
+    from audio.duplex import DuplexCard
     from engine.session import Engine
 
 Tell = Callable[[str], None]
@@ -144,7 +146,16 @@ async def talk(config: Config, sinks: Sequence[Sink], stop: asyncio.Event, tell:
             clock_name="wall",
             models=loaded.names,
         )
-        await session.run(stop)
+        async with asyncio.TaskGroup() as tasks:
+            news = tasks.create_task(_tell_news(card, session))
+            await session.run(stop)
+            news.cancel()
+
+
+async def _tell_news(card: DuplexCard, session: Session) -> None:
+    async for item in card.news():
+        lost = item.lost
+        session.emit(DeviceOpened(device=item.device) if lost is None else DeviceLost(device=item.device, reason=lost))
 
 
 def journal_path(config: Config, clock: WallClock) -> Path:

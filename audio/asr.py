@@ -68,7 +68,7 @@ class Transcript(NamedTuple):
 
 
 class Whisper:
-    """A Whisper model in CTranslate2's format. Not to be called from two threads at once.
+    """A Whisper model in CTranslate2's format. Two threads may call it at once: both decode, on a core each.
 
     Greedy, no previous text, no timestamps: the partials and finals of a dialogue are short and must be alike.
 
@@ -224,7 +224,11 @@ def _load(path: Path, threads: int, device: str) -> WhisperModel:
 
     try:
         return WhisperModel(
-            str(path), device=device, cpu_threads=threads, compute_type="int8" if device == "cpu" else "int8_float16"
+            str(path),
+            device=device,
+            cpu_threads=threads,
+            num_workers=2,
+            compute_type="int8" if device == "cpu" else "int8_float16",
         )
     except (RuntimeError, ValueError) as error:
         raise SpeechModelError(f"the recogniser in {path} can't be loaded", str(error), "fetch it again") from error

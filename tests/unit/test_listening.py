@@ -222,18 +222,18 @@ def test_the_check_has_teeth_a_cut_through_a_word_is_seen() -> None:
     assert LevelReader().transcribe(say(7, 2)[100:]).text == "half w8"
 
 
-def test_a_final_goes_before_the_next_partial_and_reuses_no_stale_sound() -> None:
+def test_a_final_is_decoded_beside_a_partial_and_reuses_no_stale_sound() -> None:
     begin, finals, worker = MIC_HZ // 2, list[str](), StepByStep()
     words = say(0, 6)
     end = begin + words.size
 
     async def ask(rig: Rig) -> None:
-        assert len(worker.jobs) == 1, "one partial is under way, and others wait for it"
+        assert len(worker.jobs) == 1, "one partial is under way, and further ones wait for it"
         async with asyncio.TaskGroup() as group:
             group.create_task(finish(finals, end)(rig))
             await settle()
+            assert len(worker.jobs) == 2, "the final does not wait for the partial"
             await worker.step()
-            assert len(worker.jobs) == 1
             await worker.step()
         assert finals == [text_of(0, 6)]
 
