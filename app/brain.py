@@ -64,6 +64,9 @@ class LaneBrain:
         """Where the newest piece begins, if it has more than one token."""
         self._boundaries: dict[int, _Boundary] = {}
         self._taken = 0
+        # A model that has seen itself cut off would end its own sentences that way.
+        dash, size = CUT.encode(), engine.tokenizer.size
+        self._cut_ids = tuple(id for id in range(size) if dash in engine.tokenizer.token_bytes(id))
 
     async def open(self) -> BoundaryMark:
         """Read the persona. Its boundary is a copy, so that it outlives everything."""
@@ -100,7 +103,9 @@ class LaneBrain:
         text = piece = ""
         sentences = 0
         self._piece_begin = None
-        async with aclosing(self._decode(turn)) as tokens:
+        stops = self._tokenizer.control_ids
+        decoding = self._lane.generate(self._sampling(turn), self._config.max_reply_tokens, stop_ids=stops)
+        async with aclosing(decoding) as tokens:
             async for token in tokens:
                 piece += decoder.feed(token)
                 if decoder.pending:
@@ -175,29 +180,16 @@ class LaneBrain:
     def _free_tokens(self) -> int:
         return self._lane.capacity - self._lane.position
 
-    async def _decode(self, turn: int) -> AsyncGenerator[int, None]:
-        """The tokens of a reply; the state holds all before the newest.
-
-        They are asked for one by one, because the repetition penalty looks back as far as it is told and is to see this
-        reply only: where it falls on the user's words and on the marks between turns, answers lose their subject.
-        """
-        for decoded in range(self._config.max_reply_tokens):
-            token = None
-            step = self._lane.generate(self._sampling(turn, decoded), 1, stop_ids=self._tokenizer.control_ids)
-            async with aclosing(step):
-                async for token in step:
-                    yield token
-            if token is None:
-                return
-
-    def _sampling(self, turn: int, penalty_tokens: int) -> Sampling:
+    def _sampling(self, turn: int) -> Sampling:
         config = self._config
         return Sampling(
             temperature=config.temperature,
             top_k=config.top_k,
             top_p=config.top_p,
             repetition_penalty=config.repetition_penalty,
-            penalty_tokens=penalty_tokens,
+            # Where it falls on the user's words and on the marks between turns, answers lose their subject.
+            penalty_from=self._lane.position,
+            forbidden=self._cut_ids,
             seed=(self._seed + turn) % (1 << 63),
         )
 

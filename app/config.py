@@ -42,7 +42,7 @@ class Llm(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """0 decodes greedily."""
     top_k: int = 40
     top_p: float = 0.95
-    repetition_penalty: float = 1.15
+    repetition_penalty: float = 1.1
     persona: str = ""
     """System prompt; empty for the built-in one, which has a few turns of example."""
 

@@ -18,7 +18,7 @@ class Region(NamedTuple):
     dtype: torch.dtype
     shape: tuple[int, ...]
     row_tokens: int
-    """Tokens held by one row of the first dimension, which is then in order of position; 0: all of it is always live."""
+    """Tokens held by one row of the first dimension, which is then in order of position; 0: all is always live."""
     token_axis: int = 0
     """Where `row_tokens` > 1: the dimension of a row that counts its tokens."""
     derived: bool = False
@@ -108,4 +108,4 @@ def digests(regions: Iterator[Region], tensors: Tensors, position: int) -> dict[
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

@@ -1,7 +1,7 @@
 """Copies of the live state, and the way back to one: byte for byte, or refused with a reason.
 
-A `Capsule` owns a copy of every true region up to its position. A `Mark` owns only the few regions that do not grow, and
-leans on the rows of the live state: going back to it moves a number, as long as nobody has written below it since.
+A `Capsule` owns a copy of every true region up to its position. A `Mark` owns only the few regions that do not grow,
+and leans on the rows of the live state: going back to it moves a number, as long as nobody has written below it since.
 """
 
 from __future__ import annotations
@@ -82,7 +82,11 @@ def take(state: LaneState, fingerprint: str, reuse: Capsule | None = None) -> Ca
     for region in state.arena.true_regions():
         live = state.arena.tensors[region.name][: region.live_rows(position)]
         old = reuse.tensors.get(region.name) if reuse is not None else None
-        target = old if old is not None and old.shape == live.shape and old.dtype == live.dtype else live.new_empty(live.shape)
+        target = (
+            old
+            if old is not None and old.shape == live.shape and old.dtype == live.dtype
+            else live.new_empty(live.shape)
+        )
         target.copy_(live)
         tail = dead_tail(region, target, position)
         if tail is not None:

@@ -1,7 +1,8 @@
 """Choosing the next token: greedy, or sampled with noise that is a pure function of (seed, position, token).
 
-Gumbel-max: the argmax of `logit / temperature + G` is a draw from the softmax, for independent Gumbel noise G. The noise
-comes from a counter-based generator, so there is no hidden stream: a state put back to a position samples the same text.
+Gumbel-max: the argmax of `logit / temperature + G` is a draw from the softmax, for independent Gumbel noise G. The
+noise comes from a counter-based generator, so there is no hidden stream: a state put back to a position samples the
+same text.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class Sampling:
     """Divides positive and multiplies negative logits of recent tokens (CTRL, Keskar et al. 2019)."""
     penalty_tokens: int = 64
     """How many of the newest tokens count as recent."""
+    penalty_from: int = 0
+    """Position before which no token counts as recent: a prompt's words are what an answer is about."""
+    forbidden: tuple[int, ...] = ()
+    """Tokens that are never chosen."""
     seed: int | None = None
     """Put into the lane's state when decoding begins; None keeps the seed that is there."""
 
@@ -49,7 +54,7 @@ def choose(logits: Tensor, sampling: Sampling, seed: int, position: int, recent:
     """The next token.
 
     Args:
-        logits: float32[vocabulary]. Those of recent tokens are changed in place by the repetition penalty.
+        logits: float32[vocabulary]. Those of recent and of forbidden tokens are changed in place.
         sampling: How.
         seed: Of the noise.
         position: Of the token to choose: each has its own noise.
@@ -58,7 +63,11 @@ def choose(logits: Tensor, sampling: Sampling, seed: int, position: int, recent:
     if sampling.repetition_penalty != 1.0 and recent:
         ids = torch.tensor(sorted(set(recent)))
         scores = logits[ids]
-        logits[ids] = torch.where(scores > 0, scores / sampling.repetition_penalty, scores * sampling.repetition_penalty)
+        logits[ids] = torch.where(
+            scores > 0, scores / sampling.repetition_penalty, scores * sampling.repetition_penalty
+        )
+    if sampling.forbidden:
+        logits[list(sampling.forbidden)] = -torch.inf
     if sampling.temperature == 0.0:
         return int(logits.argmax())
     kept = min(sampling.top_k, len(logits)) or len(logits)

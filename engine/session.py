@@ -2,7 +2,7 @@
 
 All computing happens in the engine's one thread. What a lane does to its state otherwise (marks, capsules, rollbacks)
 happens in the caller's, under the engine's lock and between two steps. A step that was asked for before the state was
-moved by somebody else finds another epoch and does nothing, so cancelling is always safe and never has to be waited for.
+moved by somebody else finds another epoch and does nothing, so cancelling is safe and never has to be waited for.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from engine import capsule as capsules
 from engine import sampler
@@ -41,20 +42,24 @@ class Engine:
 
     Attributes:
         spec: Its shape.
-        weight_format: fp32, bf16 or int4.
+        capacity: Tokens a lane can hold.
         tokenizer: From the model's file.
+        weight_format: fp32, bf16 or int4.
+        model: The forward pass; call it in the worker thread only.
+        lock: Held while a state or the model's scratch is used.
         fingerprint: What a state must have been made with to be put back: weights, format, layout, numerics.
     """
 
-    def __init__(self, file: GGUFFile, model: DenseModel, capacity_tokens: int, worker: ThreadPoolExecutor) -> None:
-        self.spec = model.spec
-        self.weight_format = model.weight_format
+    def __init__(self, file: GGUFFile, weight_format: str, context_tokens: int, threads: int) -> None:
+        """Read the weights of an open file. `load` says what the arguments mean."""
+        self.spec = ModelSpec.from_gguf(file)
+        self.capacity = min(context_tokens, self.spec.context_tokens)
         self.tokenizer = Tokenizer.from_gguf(file)
-        self.fingerprint = _fingerprint(file, model)
-        self.model = model
-        self.capacity = capacity_tokens
         self.lock = threading.Lock()
-        self.worker = worker
+        self.worker = ThreadPoolExecutor(1, "engine", initializer=torch.set_num_threads, initargs=(threads,))
+        self.weight_format = choose_format(file, self.spec) if weight_format == "auto" else weight_format
+        self.model = self.run(DenseModel, file, self.spec, self.weight_format, self.capacity)
+        self.fingerprint = _fingerprint(file, self.model, threads)
         self._file = file
         self._chat: Chat | None = None
 
@@ -83,22 +88,16 @@ class Engine:
             BackendError: The device or format can't be used here.
         """
         if device not in ("cpu", "auto"):
-            raise BackendError(f"the device {device} can't be used", "this build computes on the CPU", "Use cpu or auto")
+            raise BackendError(
+                f"the device {device} can't be used", "this build computes on the CPU", "Use cpu or auto"
+            )
         if context_tokens < 1 or threads < 1:
             raise BackendError(
-                "the model can't be loaded", f"{context_tokens} tokens of context, {threads} threads", "Ask for at least one"
+                "the model can't be loaded",
+                f"{context_tokens} tokens of context, {threads} threads",
+                "Ask for at least one",
             )
-        file = GGUFFile.open(path)
-        spec = ModelSpec.from_gguf(file)
-        capacity = min(context_tokens, spec.context_tokens)
-        worker = ThreadPoolExecutor(1, "engine", initializer=torch.set_num_threads, initargs=(threads,))
-        chosen = choose_format(file, spec) if format == "auto" else format
-        try:
-            model = worker.submit(_in_inference, DenseModel, file, spec, chosen, capacity).result()
-            return cls(file, model, capacity, worker)
-        except BaseException:
-            worker.shutdown()
-            raise
+        return cls(GGUFFile.open(path), format, context_tokens, threads)
 
     @property
     def chat(self) -> Chat:
@@ -117,6 +116,10 @@ class Engine:
         state = LaneState(self.spec, self.capacity, self.model.dtype)
         state.seed = seed
         return Lane(self, state)
+
+    def run(self, job: Callable[..., Result], *arguments: object) -> Result:
+        """Do something in the worker thread and wait for it."""
+        return self.worker.submit(_in_inference, job, *arguments).result()
 
     def close(self) -> None:
         """End the worker thread after the step it is in."""
@@ -162,7 +165,7 @@ class Lane:
         """
         epoch = self._begin()
         try:
-            await self._work(lambda: self._append(tokens, epoch))
+            await self._work(self._append, tokens, epoch)
         except asyncio.CancelledError:
             self._begin()
             raise
@@ -170,16 +173,23 @@ class Lane:
     def append_now(self, tokens: Sequence[int]) -> None:
         """`append` for callers without an event loop."""
         epoch = self._begin()
-        self._engine.worker.submit(_in_inference, self._append, tokens, epoch).result()
+        self._engine.run(self._append, tokens, epoch)
+
+    def score_now(self, tokens: Sequence[int]) -> Tensor:
+        """Read tokens as `append_now` does; the logits after each of them, float32[n, vocabulary]."""
+        epoch = self._begin()
+        parts: list[Tensor] = []
+        self._engine.run(self._append, tokens, epoch, parts.append)
+        return torch.cat(parts)
 
     async def generate(
         self, sampling: Sampling, max_tokens: int, stop_ids: Collection[int] | None = None
     ) -> AsyncGenerator[int, None]:
         """Decode tokens, one step each time the next one is asked for.
 
-        When a token is yielded the state holds all before it and not the token itself. Once the iterator has ended, by a
-        stop token (not yielded, not in the state) or by the count, the state holds all tokens yielded. If the state is
-        moved by somebody else the iterator ends as well.
+        When a token is yielded the state holds all before it and not the token itself. Once the iterator has ended, by
+        a stop token (not yielded, not in the state) or by the count, the state holds all tokens yielded. If the state
+        is moved by somebody else the iterator ends as well.
 
         Args:
             sampling: How to choose.
@@ -197,16 +207,14 @@ class Lane:
                 self._state.seed = sampling.seed
         newest: list[int] = []
         for _ in range(max_tokens):
-            token = await self._work(lambda: self._step(newest, sampling, epoch))  # noqa: B023  # awaited before it changes
+            token = await self._work(self._step, newest, sampling, epoch)
             if token is None or token in stops:
                 return
             yield token
             newest = [token]
-        await self._work(lambda: self._append(newest, epoch))
+        await self._work(self._append, newest, epoch)
 
-    def generate_now(
-        self, sampling: Sampling, max_tokens: int, stop_ids: Collection[int] | None = None
-    ) -> list[int]:
+    def generate_now(self, sampling: Sampling, max_tokens: int, stop_ids: Collection[int] | None = None) -> list[int]:
         """`generate` for callers without an event loop: all tokens at once."""
 
         async def collect() -> list[int]:
@@ -268,10 +276,11 @@ class Lane:
         self._epoch += 1
         return self._epoch
 
-    async def _work(self, job: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._engine.worker, _in_inference, job)
+    async def _work(self, job: Callable[..., Result], *arguments: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._engine.worker, _in_inference, job, *arguments)
 
-    def _append(self, tokens: Sequence[int], epoch: int) -> None:
+    def _append(self, tokens: Sequence[int], epoch: int, take: Callable[[Tensor], None] | None = None) -> None:
+        """Read tokens in as many calls as the model needs; `take` gets the logits of each call."""
         state, model = self._state, self._engine.model
         self._check(tokens)
         read = 0
@@ -280,7 +289,10 @@ class Lane:
                 if epoch != self._epoch:
                     return
                 part = tokens[read : read + model.room(state.position)]
-                model.forward(state, part)
+                if take is None:
+                    model.forward(state, part)
+                else:
+                    take(model.score(state, part))
             read += len(part)
 
     def _step(self, newest: Sequence[int], sampling: Sampling, epoch: int) -> int | None:
@@ -295,7 +307,7 @@ class Lane:
             position = state.position
             if position == 0:
                 raise StateError("there is nothing to go on from", "the lane is empty", "Append a prompt first")
-            recent = state.journal(max(0, position - sampling.penalty_tokens))
+            recent = state.journal(max(sampling.penalty_from, position - sampling.penalty_tokens))
             return sampler.choose(model.logits(state), sampling, state.seed, position, recent)
 
     def _check(self, tokens: Sequence[int]) -> None:
@@ -320,10 +332,10 @@ def _in_inference(job: Callable[..., Result], *arguments: object) -> Result:
         return job(*arguments)
 
 
-def _fingerprint(file: GGUFFile, model: DenseModel) -> str:
+def _fingerprint(file: GGUFFile, model: DenseModel, threads: int) -> str:
     """128 bits over what decides the meaning and the bits of a state."""
     digest = hashlib.blake2b(digest_size=16)
-    numerics = (LAYOUT_VERSION, model.spec, model.weight_format, model.rows, torch.__version__, torch.get_num_threads())
+    numerics = (LAYOUT_VERSION, model.spec, model.weight_format, model.rows, torch.__version__, threads)
     digest.update(repr(numerics).encode())
     for name in sorted(file.tensors):
         digest.update(name.encode())

@@ -84,7 +84,10 @@ class ModelSpec:
         )
         if spec.query_heads % spec.kv_heads or spec.head_dim % 2:
             _refuse(file, f"{spec.query_heads} query heads of {spec.head_dim} do not share {spec.kv_heads} kv heads")
-        if read.count("rope.dimension_count", head_dim) != head_dim or read.count("attention.value_length", head_dim) != head_dim:
+        if (
+            read.count("rope.dimension_count", head_dim) != head_dim
+            or read.count("attention.value_length", head_dim) != head_dim
+        ):
             _refuse(file, "it rotates a part of each head, or its values are wider than its keys")
         spec.check_tensors(file)
         return spec

@@ -1,8 +1,8 @@
 """The live state of one lane: every buffer that survives a step, and how its live part follows from the position.
 
-The KV cache is position-block-major, [block][layer][k|v][kv head][64 tokens][head_dim]: the first P tokens of all layers
-are one run of bytes, so a snapshot is one copy and a cut is one number. Its rows below the position never change; what
-lies above is dead and finite, and masked where a kernel reads it.
+The KV cache is position-block-major, [block][layer][k|v][kv head][64 tokens][head_dim]: the first P tokens of all
+layers are one run of bytes, so a snapshot is one copy and a cut is one number. Its rows below the position never
+change; what lies above is dead and finite, and masked where a kernel reads it.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ BLOCK_COLUMNS = 32
 _ops: Any = torch.ops.aten
 
 ATTENTION_ROWS = 4
-"""Calls of `attend` have a multiple of this many rows: fewer than four left over in a tile of 32 take another path in the
-matrix library, with other bits."""
+"""Calls of `attend` have a multiple of this many rows: fewer than four left over in a tile of 32 take another path in
+the matrix library, with other bits."""
 
 
 class RowPlan(NamedTuple):
@@ -36,15 +36,28 @@ class RowPlan(NamedTuple):
         return -(-count // self.step) * self.step
 
 
-ROW_PLANS = (RowPlan(1, 64), RowPlan(1, 32), RowPlan(4, 64), RowPlan(8, 64), RowPlan(8, 32), RowPlan(32, 32), RowPlan(1, 1))
+ROW_PLANS = (
+    RowPlan(1, 64),
+    RowPlan(1, 32),
+    RowPlan(4, 64),
+    RowPlan(8, 64),
+    RowPlan(8, 32),
+    RowPlan(32, 32),
+    RowPlan(1, 1),
+)
 """Tried in this order. The last one is exact wherever a computation repeats itself."""
 
 
 class Linear(Protocol):
     """A matrix that multiplies rows: [n, columns] to [n, rows]."""
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the weights."""
+        ...
+
     def __call__(self, rows: Tensor) -> Tensor:
-        """Multiply. The result may be new memory."""
+        """Multiply. The result is new memory."""
         ...
 
 
@@ -52,11 +65,12 @@ class PlainLinear:
     """Weights as numbers, float32 or bfloat16."""
 
     def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
+        self._weight = weight
+        self.nbytes = weight.nbytes
 
     def __call__(self, rows: Tensor) -> Tensor:
         """[n, columns] to [n, rows] in the weights' type."""
-        return torch.nn.functional.linear(rows, self.weight)
+        return torch.nn.functional.linear(rows, self._weight)
 
 
 class Int4Linear:
@@ -75,6 +89,7 @@ class Int4Linear:
         offset = minimum + 8.0 * scale
         pairs = np.stack([scale.T, offset.T], axis=-1)
         self._scales = torch.from_numpy(np.ascontiguousarray(pairs)).to(torch.bfloat16)
+        self.nbytes = self._packed.nbytes + self._scales.nbytes
 
     def __call__(self, rows: Tensor) -> Tensor:
         """bfloat16[n, columns] to bfloat16[n, rows]."""
@@ -90,6 +105,7 @@ class Int8Linear:
         self._scales = (weight.abs().amax(dim=1) / 127.0).clamp_min(1e-12).to(torch.bfloat16)
         codes = weight / self._scales.float().unsqueeze(1)
         self._codes = codes.round_().clamp_(-127, 127).to(torch.int8)
+        self.nbytes = self._codes.nbytes + self._scales.nbytes
 
     def __call__(self, rows: Tensor) -> Tensor:
         """bfloat16[n, columns] to bfloat16[n, rows]."""

@@ -1,8 +1,8 @@
 """The forward pass of dense llama-style models (Llama 2 and 3, SmolLM2, Qwen3) over static buffers.
 
-The residual stream is float32 in every format. Products and the KV cache are float32 (format fp32) or bfloat16 (formats
-bf16 and int4). Rotary pairs lie side by side, (2i, 2i + 1), as GGUF has them for `llama`, so that a rotation is one complex
-product; where a file has halves instead, the rows of queries and keys are reordered at load, which changes no dot product.
+The residual stream is float32 in every format. Products and the KV cache are float32 (format fp32) or bfloat16 (bf16
+and int4). Rotary pairs lie side by side, (2i, 2i + 1), as GGUF has them for `llama`, so that a rotation is one complex
+product; where a file has halves instead, the rows of queries and keys are reordered, which changes no dot product.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from engine.weights.gguf import GGUFFile
 FORMATS = ("fp32", "bf16", "int4")
 _SPLITS = (1, 2, 3, 5, 8, 13, 32, 6, 7, 9, 10, 11, 21)
 """Call lengths a row plan is tried with: two blocks of 64 tokens."""
+_TRIAL_BLOCKS = 2
 
 
 class Layer(NamedTuple):
@@ -86,7 +87,9 @@ class DenseModel:
             BackendError: The format is unknown, or does not fit the file or this machine.
         """
         if weight_format not in FORMATS:
-            raise BackendError(f"there is no format {weight_format!r}", "it is not one of ours", f"Use {', '.join(FORMATS)}")
+            raise BackendError(
+                f"there is no format {weight_format!r}", "it is not one of ours", f"Use {', '.join(FORMATS)}"
+            )
         if weight_format == "int4":
             _require_int4(file, spec)
         self.spec = spec
@@ -98,11 +101,13 @@ class DenseModel:
         self._embedding = embedding.to(self.dtype)
         self._layers = [self._read_layer(file, index) for index in range(spec.layers)]
         self._final_norm = _vector(file, "output_norm.weight")
-        self._rotations = _rotations(file, spec, capacity_tokens + BLOCK_TOKENS)
+        self._rotations = _rotations(file, spec, max(capacity_tokens, _TRIAL_BLOCKS * BLOCK_TOKENS) + BLOCK_TOKENS)
         # Row i sees the keys of its block up to its own; a call at offset o within a block takes the rows from o on.
         sees = torch.full((2 * BLOCK_TOKENS, BLOCK_TOKENS), -torch.inf).triu(1).to(self.dtype)
-        self._causal = torch.cat([sees.repeat_interleave(spec.group, 0), sees.new_zeros(cpu.ATTENTION_ROWS, BLOCK_TOKENS)])
-        blocks = -(-capacity_tokens // BLOCK_TOKENS)
+        self._causal = torch.cat(
+            [sees.repeat_interleave(spec.group, 0), sees.new_zeros(cpu.ATTENTION_ROWS, BLOCK_TOKENS)]
+        )
+        blocks = max(-(-capacity_tokens // BLOCK_TOKENS), _TRIAL_BLOCKS)
         self._mask = torch.zeros(blocks, 1, _attention_rows(spec, BLOCK_TOKENS), BLOCK_TOKENS, dtype=self.dtype)
         self._masked_block = 0
         self._scratch: dict[int, _Scratch] = {}
@@ -115,9 +120,22 @@ class DenseModel:
         Writes rows above the position first and moves the position last, so an exception leaves the state as it was.
         """
         residual = self._run(state, tokens, self._layers, self.rows)
-        final = functional.rms_norm(residual[len(tokens) - 1], (self.spec.hidden,), self._final_norm, self.spec.norm_epsilon)
-        state.hidden.copy_(final)
+        state.hidden.copy_(self._last_norm(residual[len(tokens) - 1]))
         state.commit(tokens)
+
+    def score(self, state: LaneState, tokens: Sequence[int]) -> Tensor:
+        """Read tokens as `forward` does; the logits after each of them, float32[n, vocabulary]."""
+        residual = self._run(state, tokens, self._layers, self.rows)
+        finals = [self._last_norm(row) for row in residual[: len(tokens)]]
+        state.hidden.copy_(finals[-1])
+        state.commit(tokens)
+        return torch.stack([self._logits_of(final) for final in finals])
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of weights that a step has to read: every matrix once."""
+        matrices = [matrix for layer in self._layers for matrix in (layer.qkv, layer.output, layer.gate_up, layer.down)]
+        return sum(matrix.nbytes for matrix in [*matrices, self._head])
 
     def room(self, position: int) -> int:
         """How many tokens the next call may have: calls do not cross blocks of the KV cache."""
@@ -125,10 +143,16 @@ class DenseModel:
 
     def logits(self, state: LaneState) -> Tensor:
         """float32[vocabulary] for the token after the position, in new memory."""
-        return self._head(state.hidden.to(self.dtype).unsqueeze(0))[0].float()
+        return self._logits_of(state.hidden)
+
+    def _logits_of(self, final: Tensor) -> Tensor:
+        return self._head(final.to(self.dtype).unsqueeze(0))[0].float()
+
+    def _last_norm(self, row: Tensor) -> Tensor:
+        return functional.rms_norm(row, (self.spec.hidden,), self._final_norm, self.spec.norm_epsilon)
 
     def _run(self, state: LaneState, tokens: Sequence[int], layers: Sequence[Layer], plan: RowPlan) -> Tensor:
-        """Read tokens into the rows above the position; the residual stream after the last layer, float32[rows, hidden]."""
+        """Write the cache's rows above the position; the stream after the last layer, float32[rows, hidden]."""
         spec, count, first = self.spec, len(tokens), state.position
         rows = plan.padded(count)
         scratch = self._scratch.get(rows) or self._views(rows)
@@ -152,7 +176,14 @@ class DenseModel:
         scratch.narrow.copy_(functional.rms_norm(scratch.residual, (self.spec.hidden,), weight, self.spec.norm_epsilon))
 
     def _attend(
-        self, scratch: _Scratch, layer: Layer, rotation: Tensor, target: Tensor, filled: Tensor, mask: Tensor, count: int
+        self,
+        scratch: _Scratch,
+        layer: Layer,
+        rotation: Tensor,
+        target: Tensor,
+        filled: Tensor,
+        mask: Tensor,
+        count: int,
     ) -> None:
         """Attention of one layer, added to the residual stream.
 
@@ -205,7 +236,9 @@ class DenseModel:
         spec = self.spec
         residual, narrow, query, attended, activated = self._memory
         attention_rows = _attention_rows(spec, rows)
-        query = query[: spec.kv_heads * attention_rows * spec.head_dim].view(spec.kv_heads, attention_rows, spec.head_dim)
+        query = query[: spec.kv_heads * attention_rows * spec.head_dim].view(
+            spec.kv_heads, attention_rows, spec.head_dim
+        )
         by_head = query[:, : rows * spec.group].unflatten(1, (rows, spec.group))
         self._scratch[rows] = _Scratch(
             residual[:rows],
@@ -232,7 +265,11 @@ class DenseModel:
             _vector(file, f"{prefix}attn_norm.weight"),
             self._read_linear(
                 file,
-                {f"{prefix}attn_q.weight": query_order, f"{prefix}attn_k.weight": key_order, f"{prefix}attn_v.weight": None},
+                {
+                    f"{prefix}attn_q.weight": query_order,
+                    f"{prefix}attn_k.weight": key_order,
+                    f"{prefix}attn_v.weight": None,
+                },
             ),
             head_norm,
             self._read_linear(file, {f"{prefix}attn_output.weight": None}),
@@ -244,24 +281,26 @@ class DenseModel:
     def _read_linear(self, file: GGUFFile, stacked: dict[str, np.ndarray | None]) -> Linear:
         """Several matrices, each with the order its rows are to have, as one."""
         if self.weight_format == "int4":
-            parts = [[_ordered(part, order) for part in file.tensors[name].q4_parts()] for name, order in stacked.items()]
+            parts = [
+                [_ordered(part, order) for part in file.tensors[name].q4_parts()] for name, order in stacked.items()
+            ]
             codes, scale, minimum = (np.concatenate(same) for same in zip(*parts, strict=True))
             return Int4Linear(codes, scale, minimum)
         numbers = [_ordered(file.tensors[name].dequantise(), order) for name, order in stacked.items()]
         return PlainLinear(torch.from_numpy(np.concatenate(numbers)).to(self.dtype))
 
     def _find_row_plan(self) -> RowPlan:
-        """The first plan under which a text read in calls of many lengths leaves the same bytes as in the longest calls."""
-        state = LaneState(self.spec, 2 * BLOCK_TOKENS, self.dtype)
+        """The first plan under which a text read in calls of many lengths leaves the same bytes as in long calls."""
+        state = LaneState(self.spec, _TRIAL_BLOCKS * BLOCK_TOKENS, self.dtype)
         for plan in cpu.ROW_PLANS[:-1]:
-            longest = self._trial(state, plan, [plan.most] * (2 * BLOCK_TOKENS // plan.most))
+            longest = self._trial(state, plan, [plan.most] * (_TRIAL_BLOCKS * BLOCK_TOKENS // plan.most))
             if all(map(torch.equal, longest, self._trial(state, plan, _SPLITS))):
                 return plan
         return cpu.ROW_PLANS[-1]
 
     def _trial(self, state: LaneState, plan: RowPlan, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The residual stream and the cache after two layers have read two blocks in calls of some lengths."""
-        text = [place * 7919 % self.spec.vocabulary for place in range(2 * BLOCK_TOKENS)]
+        text = [place * 7919 % self.spec.vocabulary for place in range(_TRIAL_BLOCKS * BLOCK_TOKENS)]
         state.rewind()
         rows: list[Tensor] = []
         for length in lengths:
@@ -283,11 +322,11 @@ def _body(spec: ModelSpec) -> list[str]:
 
 def _require_int4(file: GGUFFile, spec: ModelSpec) -> None:
     cpu.require_int4()
-    unfit = next((name for name in _body(spec) if not cpu.int4_fits(file.tensors[name])), None)
+    unfit = next((file.tensors[name] for name in _body(spec) if not cpu.int4_fits(file.tensors[name])), None)
     if unfit is not None:
         raise BackendError(
             f"the model {file.path} can't be used as int4",
-            f"{unfit} is packed as {file.tensors[unfit].quant} with shape {file.tensors[unfit].shape}, not in 4-bit blocks",
+            f"{unfit.name} is packed as {unfit.quant} with shape {unfit.shape}, not in 4-bit blocks",
             "Use the format bf16, or a Q4_0 or Q4_1 file of the model",
         )
 
