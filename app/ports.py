@@ -297,6 +297,11 @@ class PlayoutBuffer(Protocol):
 
     def playhead(self, now_s: float) -> PlayheadLike | None: ...
 
+    @property
+    def level_dbfs(self) -> float:
+        """Level of what was handed to the loudspeaker last."""
+        ...
+
 
 class WordSpan(Protocol):
     """Where a word lies in a clip."""

@@ -109,7 +109,7 @@ def live_parts(loaded: Loaded, config: Config, clock: Clock, card: SoundCard, pl
 
     return Parts(
         clock,
-        LiveEars(card, SileroVad(), loaded.recogniser),
+        LiveEars(card, SileroVad(), loaded.recogniser, speaker_dbfs=lambda: playout.level_dbfs),
         LaneBrain(loaded.engine, config.llm, clock=clock, seed=config.seed),
         LiveMouth(loaded.voice, playout, clock),
     )

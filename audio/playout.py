@@ -6,6 +6,7 @@ newest order, which is replaced in one step: the callback never waits, and an or
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -140,6 +141,7 @@ class Playout:
         self._level = 1.0
         self._fade_in_left = 0
         self._read_until_s: float | None = None
+        self._power = 0.0
         self._count_up = np.arange(1, _PIECE_SAMPLES + 1, dtype=np.float32)
         self._ramp = np.zeros(_PIECE_SAMPLES, np.float32)
         fade = hz * _FADE_OUT_MS // 1000
@@ -152,6 +154,11 @@ class Playout:
     def starved(self) -> int:
         """Gaps between clauses so far: the loudspeaker was ready, the next clause was not."""
         return self._starved
+
+    @property
+    def level_dbfs(self) -> float:
+        """Level of the newest block, 0 for a full square wave, at least -120."""
+        return max(-120.0, 10.0 * math.log10(self._power + 1e-12))
 
     def begin(self, branch: int) -> None:
         """From now on only sound of this branch is played; the gate is open and the level full."""
@@ -242,6 +249,7 @@ class Playout:
         """
         for start in range(0, out.shape[0], _PIECE_SAMPLES):
             self._render(out[start : start + _PIECE_SAMPLES], at_s + start / self._hz)
+        self._power = float(np.dot(out, out)) / max(1, out.shape[0])
         self._read_until_s = at_s + out.shape[0] / self._hz
 
     def _render(self, out: Samples, at_s: float) -> None:

@@ -20,7 +20,8 @@ from audio.ring import Ring
 
 _RING_S = 4
 _WARM_UP_S = 3.0  # a sleeping sink takes up to 2 s to wake, with a gap in the callbacks
-_SILENT_S = 0.4
+# Callbacks that stay away this long are not late, they are gone; a vanished device usually says so itself, at once.
+_SILENT_S = 1.0
 # A longer delay between air and callback is not believed: a source of PulseAudio that has just woken claims 0.6 s.
 _LONGEST_DELAY_S = {"input": 0.3, "output": 2.0}
 _LOOK_AHEAD_BLOCKS = 3  # sound resampled ahead of a loudspeaker with another rate

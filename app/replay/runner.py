@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import msgspec
 
@@ -23,7 +23,7 @@ from app.errors import ScriptError
 from app.events import Event
 from app.journal import Journal
 from app.lines import LineView, has_colour
-from app.ports import Parts
+from app.ports import Brain, Parts
 from app.replay import recording, virtual
 from app.replay import script as scripts_format
 from app.replay.director import Director, Perform
@@ -33,6 +33,9 @@ from app.replay.scripted import Jitter, ScriptedBrain, ScriptedEars, Times
 from app.replay.scripted_mouth import ScriptedMouth
 from app.session import Session, Sink
 from app.state import AgentPhase, UserPhase
+
+if TYPE_CHECKING:
+    from app.replay.wall import Models
 
 SCRIPTED_MODELS = {"llm": "scripted", "asr": "scripted", "tts": "scripted", "vad": "scripted"}
 
@@ -45,6 +48,8 @@ class Run:
     report: Report
     director: Director
     session: Session
+    brain: Brain
+    """Its state is what the dialogue left."""
     events: list[Event] = field(default_factory=list[Event])
     """Kept on virtual time only, where a recording is drawn from them."""
 
@@ -98,13 +103,13 @@ def replay(
     runs: list[Run] = []
     with ExitStack() as stack:
         kept: list[Sink] = [stack.enter_context(Journal(events))] if events else []
-        perform = _virtually if clock == "virtual" else _on_the_wall()
+        perform = _virtually if clock == "virtual" else on_the_wall()
         for script in read:
             if len(read) > 1:
                 print(f"=== {script.title}", file=out, flush=True)
-            settled = _settings(script, config, seed)
+            settings = settled(script, config, seed)
             sound = _record_path(record, script, len(read))
-            runs.append(perform(script, settled, [view.show, *kept], sound))
+            runs.append(perform(script, settings, [view.show, *kept], sound))
             for failure in runs[-1].told({})["failures"]:
                 print(f"FAILED {script.path}: expected {failure['expect']}; got {failure['got']}", file=sys.stderr)
     machine = machine_facts() if report else {}
@@ -115,9 +120,16 @@ def replay(
 
 
 def demo(*, record: Path | None, report: Path | None, config: Config) -> int:
-    """Perform the packaged dialogue with the real models. Like `replay` otherwise."""
+    """Perform the packaged dialogue with the real models, and say what it is and what it wrote. Else like `replay`."""
+    print("A scripted user talks to the real models, and talks over the answer. ~~Struck~~ words were never heard.")
+    if config.models.llm == Config().models.llm:
+        print(f"({config.models.llm} exercises the pipeline and is no assistant: expect wrong facts from it.)")
     with resources.as_file(resources.files("app.replay") / "demo.yaml") as path:
-        return replay([path], clock="wall", report=report, events=None, record=record, seed=None, config=config)
+        status = replay([path], clock="wall", report=report, events=None, record=record, seed=None, config=config)
+    for written, what in ((record, "the sound: left the user, right the assistant"), (report, "the report")):
+        if written:
+            print(f"{written}  {what}")
+    return status
 
 
 def run_virtual(
@@ -177,17 +189,18 @@ async def _converse(
             group.create_task(direct())
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
-    return Run(script, report, director, session, events)
+    return Run(script, report, director, session, parts.brain, events)
 
 
 def _idle(session: Session) -> bool:
     return session.state.user.phase is UserPhase.SILENT and session.state.agent.phase is AgentPhase.IDLE
 
 
-def _settings(script: Script, config: Config, seed: int | None) -> Config:
-    settled = configuration.parse(dict(script.overrides), str(script.path), config)
+def settled(script: Script, config: Config, seed: int | None = None) -> Config:
+    """The configuration with the script's own settings laid over it, and a seed over those."""
+    settings = configuration.parse(dict(script.overrides), str(script.path), config)
     chosen = seed if seed is not None else script.seed
-    return settled if chosen is None else msgspec.structs.replace(settled, seed=chosen)
+    return settings if chosen is None else msgspec.structs.replace(settings, seed=chosen)
 
 
 def _record_path(record: Path | None, script: Script, scripts: int) -> Path | None:
@@ -211,17 +224,24 @@ def _check_virtual(script: Script) -> None:
             )
 
 
-def _on_the_wall() -> Callable[[Script, Config, Sequence[Sink], Path | None], Run]:
-    """Performs scripts with the real models, which stay loaded from one script to the next."""
-    from app.replay.wall import Models, Room
+def on_the_wall(models: Models | None = None) -> Callable[[Script, Config, Sequence[Sink], Path | None], Run]:
+    """Performs scripts with the real models, which stay loaded from one script to the next.
 
-    models = Models()
+    Args:
+        models: Loads them, where the caller wants to look at them too.
+
+    Returns:
+        What takes a script, its settings (see `settled`), sinks that get every event, and where the sound goes.
+    """
+    from app.replay import wall
+
+    models = models or wall.Models()
 
     def perform(script: Script, config: Config, sinks: Sequence[Sink], record: Path | None) -> Run:
         loaded, lines = models.prepare(script, config)
         sound = recording.Recording() if record else None
         try:
-            with Room(loaded, lines, config, sound) as room:
+            with wall.Room(loaded, lines, config, sound) as room:
                 return asyncio.run(_converse(script, config, room.parts, room.perform, sinks, "wall", loaded.names))
         finally:
             if sound and record:

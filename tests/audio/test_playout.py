@@ -254,3 +254,14 @@ def test_reading_allocates_no_arrays(playout: Playout) -> None:
     play(False)  # Python's own caches
     assert play(False) < out.nbytes / 2
     assert play(True) >= out.nbytes, "one block copied would show"
+
+
+def test_the_level_is_that_of_the_newest_block(playout: Playout) -> None:
+    device = Device(playout)
+    assert playout.level_dbfs == -120.0
+    playout.begin(1)
+    playout.enqueue(1, np.full(2 * BLOCK, 0.1, np.float32))
+    device.run(1)
+    assert playout.level_dbfs == pytest.approx(-20.0, abs=0.01)
+    device.run(2)
+    assert playout.level_dbfs == -120.0
