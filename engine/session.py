@@ -335,7 +335,8 @@ def _in_inference(job: Callable[..., Result], *arguments: object) -> Result:
 def _fingerprint(file: GGUFFile, model: DenseModel, threads: int) -> str:
     """128 bits over what decides the meaning and the bits of a state."""
     digest = hashlib.blake2b(digest_size=16)
-    numerics = (LAYOUT_VERSION, model.spec, model.weight_format, model.rows, torch.__version__, threads)
+    processor = torch.backends.cpu.get_cpu_capability()
+    numerics = (LAYOUT_VERSION, model.spec, model.weight_format, model.rows, torch.__version__, processor, threads)
     digest.update(repr(numerics).encode())
     for name in sorted(file.tensors):
         digest.update(name.encode())

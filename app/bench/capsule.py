@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 from collections.abc import Callable
 from contextlib import aclosing
@@ -11,10 +10,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app import models
-from app.bench.report import Report, Row, publish, row, times_us
+from app.bench.report import Row, load, publish, report, row, times_us, tokens_of
 from app.config import Config
-from app.replay.report import machine_facts
 
 if TYPE_CHECKING:
     from engine.capsule import Capsule
@@ -24,53 +21,27 @@ LENGTHS_TOKENS = (256, 1024, 2048, 4096)
 CONTEXT_TOKENS = 4608
 SUFFIX_TOKENS = 24
 COPIES = 100
-COLD_RUNS = {256: 5, 1024: 3, 2048: 2}
+COLD_RUNS = {256: 3}
 """How often a cold prompt is read, by length; longer ones once."""
 COPY = "one copy of the same bytes"
 
 
 def run(config: Config, path: Path | None) -> int:
-    """Measure the configured model, print the table and write the report."""
-    model = models.resolve(config.models.llm, "llm", offline=config.offline)
-    llm = config.llm
-    publish(measure(model, device=llm.device, format=llm.format, threads=llm.threads, name=config.models.llm), path)
-    return 0
-
-
-def measure(
-    model: str | os.PathLike[str], *, device: str = "cpu", format: str = "auto", threads: int = 2, name: str = ""
-) -> Report:
-    """All rows at every length that the model's context allows.
-
-    Args:
-        model: A GGUF file.
-        device: As `Engine.load` has it, like the next two.
-        format: Weights in memory.
-        threads: Threads of a product.
-        name: What the report calls the model; its file's name if empty.
-    """
-    from engine.session import Engine
-
-    engine = Engine.load(model, device=device, format=format, context_tokens=CONTEXT_TOKENS, threads=threads)
+    """Measure the configured model at every length its context allows, print the table and write the report."""
+    engine = load(config, CONTEXT_TOKENS)
     rows: list[Row] = []
     for tokens in LENGTHS_TOKENS:
         if tokens + SUFFIX_TOKENS < engine.capacity:
             rows += _rows(engine, tokens)
+    publish(report("capsule", config, engine, rows), path)
     engine.close()
-    return Report(
-        bench="capsule",
-        machine=machine_facts(),
-        model=name or Path(model).name,
-        device="cpu",
-        dtype=engine.weight_format,
-        rows=rows,
-    )
+    return 0
 
 
 def _rows(engine: Engine, tokens: int) -> list[Row]:
     lane = engine.lane()
     empty = lane.mark()
-    text = [17 + place * 7919 % (engine.spec.vocabulary - 17) for place in range(tokens + SUFFIX_TOKENS)]
+    text = tokens_of(engine.spec.vocabulary, tokens + SUFFIX_TOKENS)
     prompt, suffix = text[:tokens], text[tokens:]
     params = {"tokens": tokens}
     with asyncio.Runner() as loop:

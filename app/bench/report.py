@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from app.replay.report import write
+from app import models
+from app.config import Config
+from app.replay.report import machine_facts, write
+
+if TYPE_CHECKING:
+    from engine.session import Engine
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,19 +82,45 @@ def times_us(job: Callable[[], object], count: int, warm_up: int = 3) -> list[fl
     return taken
 
 
-def publish(report: Report, path: Path | None) -> None:
+def tokens_of(vocabulary: int, count: int) -> list[int]:
+    """A text of ordinary tokens, always the same."""
+    return [17 + place * 7919 % (vocabulary - 17) for place in range(count)]
+
+
+def load(config: Config, context_tokens: int) -> Engine:
+    """The configured language model with a context of its own."""
+    from engine.session import Engine
+
+    llm = config.llm
+    path = models.resolve(config.models.llm, "llm", offline=config.offline)
+    return Engine.load(path, device=llm.device, format=llm.format, context_tokens=context_tokens, threads=llm.threads)
+
+
+def report(bench: str, config: Config, engine: Engine, rows: list[Row]) -> Report:
+    """The rows with what they were measured on."""
+    return Report(
+        bench=bench,
+        machine=machine_facts(),
+        model=config.models.llm,
+        device="cpu",
+        dtype=engine.weight_format,
+        rows=rows,
+    )
+
+
+def publish(found: Report, path: Path | None) -> None:
     """Print the table; write the JSON if a path is given.
 
     Raises:
         MachineError: It can't be written.
     """
-    print(f"{report.bench}: {report.model}, {report.dtype} on {report.machine['cpu']}, {report.machine['cores']} cores")
+    print(f"{found.bench}: {found.model}, {found.dtype} on {found.machine['cpu']}, {found.machine['cores']} cores")
     print(f"{'':24} {'params':>18} {'n':>5} {'p50':>11} {'p95':>11} {'p99':>11} {'floor':>11} {'MB':>8}")
-    for found in report.rows:
-        params = " ".join(f"{key}={value}" for key, value in found.params.items())
-        floor = "" if found.floor is None else f"{found.floor:.1f}"
-        size = "" if found.bytes is None else f"{found.bytes / 1e6:.1f}"
-        figures = " ".join(f"{value:11.1f}" for value in (found.p50, found.p95, found.p99))
-        print(f"{found.name + ' ' + found.unit:24} {params:>18} {found.n:5d} {figures} {floor:>11} {size:>8}")
+    for one in found.rows:
+        params = " ".join(f"{key}={value}" for key, value in one.params.items())
+        floor = "" if one.floor is None else f"{one.floor:.1f}"
+        size = "" if one.bytes is None else f"{one.bytes / 1e6:.1f}"
+        figures = " ".join(f"{value:11.1f}" for value in (one.p50, one.p95, one.p99))
+        print(f"{one.name + ' ' + one.unit:24} {params:>18} {one.n:5d} {figures} {floor:>11} {size:>8}")
     if path is not None:
-        write(path, [msgspec.to_builtins(report)])
+        write(path, [msgspec.to_builtins(found)])

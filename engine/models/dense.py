@@ -26,6 +26,8 @@ FORMATS = ("fp32", "bf16", "int4")
 _SPLITS = (1, 2, 3, 5, 8, 13, 32, 6, 7, 9, 10, 11, 21)
 """Call lengths a row plan is tried with: two blocks of 64 tokens."""
 _TRIAL_BLOCKS = 2
+_FOREMOST = 64
+"""Logits that are computed in float32 whatever the format."""
 
 
 class Layer(NamedTuple):
@@ -57,6 +59,17 @@ class _Scratch(NamedTuple):
     """The same memory as [kv_heads, rows, group, head_dim]."""
     activated: Tensor
     """[rows, feed_forward]."""
+
+
+class _Call(NamedTuple):
+    """What all layers of a call share."""
+
+    tokens: int
+    """How many; rows beyond them are padding."""
+    rotation: Tensor
+    """complex64[rows, 1, head_dim / 2]."""
+    mask: Tensor
+    """[blocks, 1, attention rows, 64]."""
 
 
 def choose_format(file: GGUFFile, spec: ModelSpec) -> str:
@@ -99,6 +112,7 @@ class DenseModel:
         head = embedding if spec.tied_head else torch.from_numpy(file.tensors["output.weight"].dequantise())
         self._head: Linear = Int8Linear(head) if weight_format == "int4" else PlainLinear(head.to(self.dtype))
         self._embedding = embedding.to(self.dtype)
+        self._head_rows = self._embedding if spec.tied_head else head.to(self.dtype)
         self._layers = [self._read_layer(file, index) for index in range(spec.layers)]
         self._final_norm = _vector(file, "output_norm.weight")
         self._rotations = _rotations(file, spec, max(capacity_tokens, _TRIAL_BLOCKS * BLOCK_TOKENS) + BLOCK_TOKENS)
@@ -146,7 +160,12 @@ class DenseModel:
         return self._logits_of(state.hidden)
 
     def _logits_of(self, final: Tensor) -> Tensor:
-        return self._head(final.to(self.dtype).unsqueeze(0))[0].float()
+        logits = self._head(final.to(self.dtype).unsqueeze(0))[0].float()
+        if self.dtype != torch.float32:
+            # The product ends in bfloat16, in which neighbours tie: the foremost are computed again in float32.
+            foremost = logits.topk(min(_FOREMOST, len(logits))).indices
+            logits[foremost] = self._head_rows[foremost].float() @ final
+        return logits
 
     def _last_norm(self, row: Tensor) -> Tensor:
         return functional.rms_norm(row, (self.spec.hidden,), self._final_norm, self.spec.norm_epsilon)
@@ -159,13 +178,14 @@ class DenseModel:
         padded = torch.tensor([*tokens, *[0] * (rows - count)])
         scratch.residual.copy_(functional.embedding(padded, self._embedding))
         block, offset = divmod(first, BLOCK_TOKENS)
-        mask = self._mask_for(block, offset, scratch.query.shape[1])
-        rotation = self._rotations[first : first + rows]
-        target = state.kv[block, :, :, :, offset : offset + count]
-        filled = state.kv[: block + 1]
-        for index, layer in enumerate(layers):
+        call = _Call(
+            count, self._rotations[first : first + rows], self._mask_for(block, offset, scratch.query.shape[1])
+        )
+        written = state.kv[block, :, :, :, offset : offset + count].unbind(0)
+        keys, values = (seen.unbind(1) for seen in state.kv[: block + 1].unbind(2))
+        for layer, target, *seen in zip(layers, written, keys, values, strict=False):
             self._normalise(scratch, layer.attention_norm)
-            self._attend(scratch, layer, rotation, target[index], filled[:, index], mask, count)
+            self._attend(scratch, layer, call, target, *seen)
             self._normalise(scratch, layer.feed_forward_norm)
             gate, up = layer.gate_up(scratch.narrow).split(spec.feed_forward, dim=1)
             torch.mul(functional.silu(gate), up, out=scratch.activated)
@@ -176,38 +196,29 @@ class DenseModel:
         scratch.narrow.copy_(functional.rms_norm(scratch.residual, (self.spec.hidden,), weight, self.spec.norm_epsilon))
 
     def _attend(
-        self,
-        scratch: _Scratch,
-        layer: Layer,
-        rotation: Tensor,
-        target: Tensor,
-        filled: Tensor,
-        mask: Tensor,
-        count: int,
+        self, scratch: _Scratch, layer: Layer, call: _Call, target: Tensor, keys: Tensor, values: Tensor
     ) -> None:
         """Attention of one layer, added to the residual stream.
 
         Args:
-            scratch: Of the call.
+            scratch: Of the call's length.
             layer: The weights.
-            rotation: complex64[rows, 1, head_dim / 2].
+            call: What all layers share.
             target: [k|v, kv_heads, count, head_dim], the rows of the cache to write.
-            filled: [blocks, k|v, kv_heads, 64, head_dim], all that can be seen.
-            mask: [blocks, 1, attention rows, 64].
-            count: Tokens; further rows are padding.
+            keys: [blocks, kv_heads, 64, head_dim], all that can be seen, what is written here included.
+            values: As `keys`.
         """
         spec, rows = self.spec, len(scratch.residual)
-        turned_heads = spec.query_heads + spec.kv_heads
-        qkv = layer.qkv(scratch.narrow).view(rows, turned_heads + spec.kv_heads, spec.head_dim)
-        turned = qkv[:, :turned_heads].float()
+        turned = spec.query_heads + spec.kv_heads
+        qkv = layer.qkv(scratch.narrow).view(rows, turned + spec.kv_heads, spec.head_dim).float()
+        rotary = qkv[:, :turned]
         if layer.head_norm is not None:
-            turned = functional.rms_norm(turned, (spec.head_dim,), None, spec.norm_epsilon) * layer.head_norm
-        pairs = torch.view_as_complex(turned.view(rows, turned_heads, -1, 2))
-        turned = torch.view_as_real(pairs * rotation).view(rows, turned_heads, spec.head_dim)
-        scratch.query_by_token.copy_(turned[:, : spec.query_heads].view(scratch.query_by_token.shape))
-        target[0].copy_(turned[:count, spec.query_heads :].transpose(0, 1))
-        target[1].copy_(qkv[:count, turned_heads:].transpose(0, 1))
-        attended = cpu.attend(scratch.query, filled[:, 0], filled[:, 1], mask)
+            rotary.copy_(functional.rms_norm(rotary, (spec.head_dim,), None, spec.norm_epsilon) * layer.head_norm)
+        torch.view_as_complex(rotary.unflatten(2, (-1, 2))).mul_(call.rotation)
+        scratch.query_by_token.copy_(qkv[:, : spec.query_heads].view(scratch.query_by_token.shape))
+        stored = qkv[: call.tokens, spec.query_heads :].unflatten(1, (2, spec.kv_heads))
+        target.copy_(stored.permute(1, 2, 0, 3))
+        attended = cpu.attend(scratch.query, keys, values, call.mask)
         scratch.attended_by_head.copy_(attended[:, : rows * spec.group].view(scratch.attended_by_head.shape))
         scratch.residual.add_(layer.output(scratch.attended))
 

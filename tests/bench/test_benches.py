@@ -1,0 +1,47 @@
+"""The benchmarks run, and what they write is what the contract says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from app import config
+from app.bench.report import row, times_us
+from tests.engine import tiny
+
+
+def test_percentiles_are_of_the_samples() -> None:
+    found = row("x", {"tokens": 1}, "us", [float(value) for value in range(101)], bytes=5, floor=0.12345, floor_is="f")
+    assert (found.n, found.p50, found.p95, found.p99, found.floor) == (101, 50.0, 95.0, 99.0, 0.123)
+
+
+def test_the_warm_up_does_not_count() -> None:
+    calls: list[None] = []
+    assert len(times_us(lambda: calls.append(None), 5, warm_up=2)) == 5
+    assert len(calls) == 7
+
+
+@pytest.mark.parametrize(
+    ("bench", "names"),
+    [
+        (
+            "capsule",
+            {"raw_copy", "snapshot", "snapshot_new_memory", "restore", "rollback", "ttft_cold", "ttft_restore"},
+        ),
+        ("decode", {"decode"}),
+        ("prefill", {"append", "prefill"}),
+    ],
+)
+def test_a_report_has_the_keys_of_the_contract(bench: str, names: set[str], tmp_path: Path) -> None:
+    model = tiny.write(tmp_path / "m.gguf", tiny.Shape(), tiny.reference(tiny.Shape()))
+    wanted = config.parse({"models": {"llm": str(model)}, "llm": {"format": "bf16"}}, "the test")
+    assert importlib.import_module(f"app.bench.{bench}").run(wanted, tmp_path / "r.json") == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert set(report) == {"bench", "machine", "model", "device", "dtype", "rows"}
+    assert (report["bench"], report["dtype"]) == (bench, "bf16")
+    assert {found["name"] for found in report["rows"]} == names
+    keys = {"name", "params", "unit", "n", "p50", "p95", "p99", "bytes", "floor", "floor_is"}
+    assert all(set(found) == keys for found in report["rows"])
