@@ -153,6 +153,11 @@ class LaneBrain:
         self._user, self._reply_begin = "", None
         return self._take(self._lane.mark())
 
+    @property
+    def turns(self) -> Sequence[Example]:
+        """The whole turns in the state, as its tokens read when each was closed; without those of example."""
+        return self._turns
+
     def forget(self, handles: Sequence[int]) -> None:
         """Drop boundaries. The opening stays: `make_room` begins there."""
         for handle in handles:

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], int]
 
-_BENCHES = {"capsule": "app.bench.capsule"}
+_BENCHES = {
+    "capsule": "app.bench.capsule",
+    "decode": "app.bench.decode",
+    "prefill": "app.bench.prefill",
+    "turn": "app.bench.turn",
+    "barge-in": "app.bench.barge_in",
+}
 """Benchmarks by name, and the module whose `run(config, report)` measures."""
 
 _EXAMPLES = """examples:

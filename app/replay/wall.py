@@ -21,8 +21,9 @@ class Models:
     """The models in memory, loaded once for as many dialogues as want the same."""
 
     def __init__(self) -> None:
+        self.loaded: wiring.Loaded | None = None
+        """Those of the newest dialogue."""
         self._wanted: object = None
-        self._loaded: wiring.Loaded | None = None
         self._voices: dict[str, Voice] = {}
 
     def prepare(self, script: Script, config: Config) -> tuple[wiring.Loaded, dict[Line, Rendered]]:
@@ -40,15 +41,15 @@ class Models:
 
         name = script.voice or config.models.voice
         wanted = (config.models, config.llm)
-        if self._loaded is None or wanted != self._wanted:
+        if self.loaded is None or wanted != self._wanted:
             own = name == config.models.voice
-            self._loaded, self._wanted = wiring.load(config, _tell, speak if own else None), wanted
-            self._voices[config.models.voice] = self._loaded.voice
+            self.loaded, self._wanted = wiring.load(config, _tell, speak if own else None), wanted
+            self._voices[config.models.voice] = self.loaded.voice
         if not lines:
             if name not in self._voices:
                 self._voices[name] = wiring.load_voice(models.resolve(name, "voice", offline=config.offline))
             speak(self._voices[name])
-        return self._loaded, lines
+        return self.loaded, lines
 
 
 class Room:
