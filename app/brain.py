@@ -81,7 +81,7 @@ class LaneBrain:
             ContextFull: The turn leaves no room for a reply; the state is as it was.
         """
         turn = self._chat.user_turn(text)
-        needed_tokens = len(turn) + self._config.max_reply_tokens + CLOSING_TOKENS
+        needed_tokens = self._needed_tokens(len(turn))
         if needed_tokens > self._free_tokens():
             raise ContextFull(
                 "that was too long to be answered",
@@ -163,13 +163,15 @@ class LaneBrain:
         for handle in handles:
             self._boundaries.pop(handle, None)
 
-    async def make_room(self) -> tuple[int, BoundaryMark] | None:
+    async def make_room(self, text: str) -> tuple[int, BoundaryMark] | None:
         """If the next turn may not fit, begin anew from the persona with the newest turns that fit half the context."""
         assert self._opening is not None, "open() comes first"
-        if self._free_tokens() >= USER_TURN_TOKENS + self._config.max_reply_tokens + CLOSING_TOKENS:
+        turn_tokens = max(USER_TURN_TOKENS, len(self._chat.user_turn(text)))
+        needed_tokens = self._needed_tokens(turn_tokens)
+        if self._free_tokens() >= needed_tokens or self._lane.position == self._opening.position:
             return None
         self._restore(self._opening)
-        room_tokens = self._lane.capacity // 2 - self._lane.position
+        room_tokens = min(self._lane.capacity // 2, self._lane.capacity - needed_tokens) - self._lane.position
         kept: list[Example] = []
         fed: list[int] = []
         for turn in reversed(self._turns):
@@ -181,6 +183,9 @@ class LaneBrain:
         self._turns = kept
         self._boundaries.clear()
         return len(kept), self._take(self._lane.mark())
+
+    def _needed_tokens(self, turn_tokens: int) -> int:
+        return turn_tokens + self._config.max_reply_tokens + CLOSING_TOKENS
 
     def _free_tokens(self) -> int:
         return self._lane.capacity - self._lane.position

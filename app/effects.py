@@ -81,7 +81,8 @@ class Resume(Request, frozen=True, tag=True, kw_only=True):
 class Yield(Request, frozen=True, tag=True, kw_only=True):
     """End a reply that was cut off: its branch is dead from now on, and what was heard of it becomes the agent's turn.
 
-    Answered by `RolledBack`, `BoundaryTaken` (A) and `ReplyCommitted`.
+    No words: the reply failed or was forbidden to begin; the user's turn stays, and the agent's is empty. Answered by
+    `RolledBack`, `BoundaryTaken` (A) and `ReplyCommitted`.
     """
 
     branch: int

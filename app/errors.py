@@ -45,6 +45,11 @@ class MachineError(BacktalkError):
     """Something that this machine lacks."""
 
 
+def leaf(error: BaseException) -> BaseException:
+    """The first error inside nested groups: what went wrong, without the tasks it went wrong in."""
+    return leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
 def explain(error: BaseException) -> str | None:
     """The text for stderr, or None if `error` is not one of ours (then it is a bug, and deserves its traceback).
 

@@ -48,9 +48,13 @@ def run(config: Config, sinks: Sequence[Sink], tell: Callable[[str], None]) -> i
     """
     from app import wiring
 
+    # Until there is a session to end, both signals interrupt whatever is being fetched or loaded on this thread.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    loaded = wiring.load(config, tell)
+
     async def session() -> None:
         stop = asyncio.Event()
-        await until_signal(wiring.talk(config, sinks, stop, tell), stop)
+        await until_signal(wiring.talk(loaded, config, sinks, stop), stop)
 
     asyncio.run(session())
     return 0

@@ -118,8 +118,11 @@ class Brain(Protocol):
         """These boundaries will not be asked for again."""
         ...
 
-    async def make_room(self) -> tuple[int, BoundaryMark] | None:
-        """If the context has no room for another turn, keep the newest turns only.
+    async def make_room(self, text: str) -> tuple[int, BoundaryMark] | None:
+        """If the context has no room for another turn, keep the newest turns only. Called between turns.
+
+        Args:
+            text: What the user will say in that turn; empty if that is not known yet.
 
         Returns:
             The number of turns kept and the boundary A on which the state now stands; None if there was room.

@@ -29,11 +29,23 @@ class Reply:
         self.branch = branch
         self.turn = turn
         self.dead = False
+        self.complete = False
+        """The model has written all of it."""
         self.clauses: list[str] = []
         """What the model wrote, clause by clause; joined it is the reply so far."""
         self._waiting: asyncio.Queue[Clause | None] = asyncio.Queue(WAITING_CLAUSES)
         # Nobody hears the second clause before the first one has become sound, so until then all cores are the voice's.
         self._first_is_sound = asyncio.Event()
+
+    def die(self) -> None:
+        """Nobody wants this reply any more. Decoding ends at the next token even if it waits for the voice."""
+        self.dead = True
+        ended = False
+        while not self._waiting.empty():
+            ended |= self._waiting.get_nowait() is None
+        if ended:
+            self._waiting.put_nowait(None)
+        self._first_is_sound.set()
 
     async def decode(self, brain: Brain, emit: Emit, mark_clause: MarkClause) -> None:
         """Decode until the reply ends or dies.
@@ -59,6 +71,7 @@ class Reply:
                 return
             if clause := chunker.finish():
                 await self._cut(clause, emit, mark_clause)
+            self.complete = True
             emit(fact.ReplyDecoded(branch=self.branch, text="".join(self.clauses), tokens=tokens))
         finally:
             await self._waiting.put(None)
@@ -81,8 +94,7 @@ class Reply:
                     number += 1
                 self._first_is_sound.set()
         except BaseException:
-            self.dead = True
-            self._let_decoding_end()
+            self.die()
             raise
         if not self.dead:
             mouth.finish(self.branch)
@@ -94,9 +106,3 @@ class Reply:
             return
         words, seconds, took_ms = spoken
         emit(fact.ClauseSynthesised(branch=self.branch, clause=number, words=words, seconds=seconds, took_ms=took_ms))
-
-    def _let_decoding_end(self) -> None:
-        """Nobody takes clauses any more: free the decoder if it waits for a place or for the first sound."""
-        while not self._waiting.empty():
-            self._waiting.get_nowait()
-        self._first_is_sound.set()

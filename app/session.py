@@ -17,18 +17,17 @@ from app import effects as ask
 from app import events as fact
 from app import heard
 from app.config import Config
-from app.errors import explain
+from app.errors import explain, leaf
 from app.ports import BoundaryMark, Parts
 from app.reply import Reply
 from app.state import State
-from app.tree import Kind, Tree
+from app.tree import Boundary, Kind, Tree
 from app.turns import step
 
 Sink = Callable[[fact.Event], None]
 Job = Callable[[], Coroutine[Any, Any, None]]
 
-# Jobs for the model that wait. A turn makes two or three and the next turn can't begin before they are done, so a full
-# queue is a bug of ours.
+# Jobs for the model that wait. A turn queues two or three and takes a person seconds, so a full queue is a bug of ours.
 WAITING_JOBS = 64
 
 
@@ -90,7 +89,7 @@ class Session:
         except BaseExceptionGroup as group:
             failures = group.split(_Ended)[1]
             if failures is not None:
-                first = failures.exceptions[0]
+                first = leaf(failures)
                 reason = explain(first) or repr(first)
                 raise first from None
         except BaseException as error:
@@ -122,8 +121,14 @@ class Session:
 
     def _log(self, event: fact.Event) -> fact.Event:
         stamped = msgspec.structs.replace(event, t_s=round(self._parts.clock.now_s(), 6))
+        broken: Exception | None = None
         for sink in self._sinks:
-            sink(stamped)
+            try:
+                sink(stamped)
+            except Exception as error:
+                broken = broken or error
+        if broken is not None:
+            raise broken  # once all others have the event: a screen that is gone must not cost the journal its end
         return stamped
 
     def _carry_out(self, effect: ask.Effect) -> None:
@@ -169,7 +174,7 @@ class Session:
 
     def _end_reply(self) -> Reply:
         reply = self._live_reply()
-        reply.dead = True
+        reply.die()
         self._parts.mouth.unduck()
         self._parts.mouth.stop(reply.branch)
         return reply
@@ -213,6 +218,7 @@ class Session:
         if reply.dead:
             return
         try:
+            await self._make_room(text)
             since_s = self._parts.clock.now_s()
             mark = await self._parts.brain.read_user(text)
             took_ms = round((self._parts.clock.now_s() - since_s) * 1000, 3)
@@ -249,10 +255,22 @@ class Session:
 
     async def _cut_off(self, reply: Reply, words: int) -> None:
         """Put the state back to what was heard, and close the agent's turn there."""
+        if not self._tree.has_read(reply.turn):
+            # The user's turn itself could not be read.
+            await self._abandon(reply)
+            return
         cut = heard.locate(reply.clauses, words)
-        boundary = self._tree.heard(reply.turn, cut.clauses)
-        interrupted = cut.heard != "".join(reply.clauses)
-        report = await self._parts.brain.roll_back(boundary.handle, cut.tail, cut=True)
+        mark = await self._back_to(self._tree.heard(reply.turn, cut.clauses), reply, cut.tail, cut=True)
+        whole = reply.complete and cut.heard == "".join(reply.clauses)
+        await self._commit(reply, cut.heard, mark, interrupted=not whole)
+
+    async def _abandon(self, reply: Reply) -> None:
+        """Put the state back to before the user's turn."""
+        mark = await self._back_to(self._tree.base(), reply, "", cut=False)
+        self._parts.brain.forget([mark.handle])
+
+    async def _back_to(self, boundary: Boundary, reply: Reply, tail: str, *, cut: bool) -> BoundaryMark:
+        report = await self._parts.brain.roll_back(boundary.handle, tail, cut=cut)
         self._tree, gone = self._tree.back_to(boundary)
         self._parts.brain.forget(gone)
         self._log(
@@ -263,22 +281,7 @@ class Session:
                 rollback_us=report.rollback_us,
             )
         )
-        await self._commit(reply, cut.heard, report.mark, interrupted=interrupted)
-
-    async def _abandon(self, reply: Reply) -> None:
-        """Put the state back to before the user's turn."""
-        base = self._tree.base()
-        report = await self._parts.brain.roll_back(base.handle, "", cut=False)
-        self._tree, gone = self._tree.back_to(base)
-        self._parts.brain.forget([*gone, report.mark.handle])
-        self._log(
-            fact.RolledBack(
-                branch=reply.branch,
-                boundary=base.name,
-                refed_tokens=report.refed_tokens,
-                rollback_us=report.rollback_us,
-            )
-        )
+        return report.mark
 
     async def _close(self, reply: Reply) -> None:
         mark = await self._parts.brain.close_reply()
@@ -298,8 +301,13 @@ class Session:
                 interrupted=interrupted,
             )
         )
-        if room := await self._parts.brain.make_room():
-            kept_turns, trimmed = room
+        await self._make_room("")
+
+    async def _make_room(self, text: str) -> None:
+        """If the context is full, let the oldest turns go. Nearly always done while nobody waits."""
+        if room := await self._parts.brain.make_room(text):
+            kept_turns, mark = room
+            turn = self._tree.base().turn
             self._tree = Tree(taken=self._tree.taken)
-            self._log(fact.ContextTrimmed(kept_turns=kept_turns, tokens=trimmed.position))
-            self._take("A", reply.turn, reply.turn, trimmed)
+            self._log(fact.ContextTrimmed(kept_turns=kept_turns, tokens=mark.position))
+            self._take("A", turn, turn, mark)

@@ -75,6 +75,10 @@ class Tree:
         wanted = ("W", clauses) if clauses else ("U", turn)
         return next(b for b in reversed(self.live) if b.turn == turn and (b.kind, b.number) == wanted)
 
+    def has_read(self, turn: int) -> bool:
+        """Whether the user's turn is in the state."""
+        return any(b.kind == "U" and b.turn == turn for b in self.live)
+
     def back_to(self, boundary: Boundary) -> tuple[Tree, list[int]]:
         """Abandon all after `boundary`.
 

@@ -110,23 +110,32 @@ def _speech_started(now: _Step, at_s: float) -> None:
             now.user(phase=UserPhase.SPEAKING, text=None, request=user.request + 1)
             if now.state.agent.phase is AgentPhase.HELD:
                 now.arm("wordless", at_s + turns.wordless_hold_ms / 1000)
+            else:
+                # An overlap before this one was judged to be nothing, so this one has to last as long as any.
+                _arm_overlap(now, at_s)
         case UserPhase.SPEAKING:
             pass
 
 
 def _arm_onset(now: _Step) -> None:
-    """How much more speech until the reply is ducked, and until the onset counts as speech."""
-    user, agent, turns = now.state.user, now.state.agent, now.turns
-    from_s = user.run_since_s - user.spoken_s
-    if agent.phase is AgentPhase.IDLE:
-        now.arm("confirm", from_s + turns.onset_confirm_ms / 1000)
-        return
+    """How much more speech until the onset counts as speech; short runs add up."""
+    from_s = now.state.user.run_since_s - now.state.user.spoken_s
+    if now.state.agent.phase is AgentPhase.IDLE:
+        now.arm("confirm", from_s + now.turns.onset_confirm_ms / 1000)
+    else:
+        _arm_overlap(now, from_s)
+        now.arm("confirm", from_s + now.turns.hold_after_ms / 1000)
+
+
+def _arm_overlap(now: _Step, from_s: float) -> None:
+    """How much more speech until the live reply, if there is one, is ducked and held."""
+    agent = now.state.agent
     if agent.phase is AgentPhase.PREPARING:
         # Nothing was heard yet, so shutting the gate costs nothing, and a reply never starts into speech.
-        _hold(now, user.onset_s)
+        _hold(now, from_s)
     elif agent.phase is AgentPhase.SPEAKING:
-        now.arm("duck", from_s + turns.duck_after_ms / 1000)
-    now.arm("confirm", from_s + turns.hold_after_ms / 1000)
+        now.arm("duck", from_s + now.turns.duck_after_ms / 1000)
+        now.arm("confirm", from_s + now.turns.hold_after_ms / 1000)
 
 
 def _speech_stopped(now: _Step, at_s: float) -> None:
@@ -134,11 +143,11 @@ def _speech_stopped(now: _Step, at_s: float) -> None:
     if not user.talking:
         return
     now.user(talking=False, spoken_s=user.spoken_s + max(0.0, at_s - user.run_since_s), silent_since_s=at_s)
+    now.disarm("duck", "confirm")
+    if agent.phase is AgentPhase.DUCKED:
+        now.agent(phase=AgentPhase.SPEAKING)
+        now.ask(ask.Unduck(branch=agent.branch))
     if user.phase is UserPhase.ONSET:
-        now.disarm("duck", "confirm")
-        if agent.phase is AgentPhase.DUCKED:
-            now.agent(phase=AgentPhase.SPEAKING)
-            now.ask(ask.Unduck(branch=agent.branch))
         now.arm("blip", at_s + turns.blip_silence_ms / 1000)
     elif user.phase is UserPhase.SPEAKING:
         now.user(phase=UserPhase.PAUSE, text=None)
@@ -159,7 +168,7 @@ def _final(now: _Step, event: fact.FinalTranscribed) -> None:
     if not current:
         return
     text = _turn_text(now, event.text)
-    if not text:
+    if not endpoint.words_of(text):
         _forget_utterance(now)
         return
     now.user(text=event.text)
@@ -187,20 +196,28 @@ def _commit(now: _Step, text: str, start_s: float, end_s: float, reason: str) ->
     )
     now.ask(ask.StartReply(branch=branch, turn=turn, text=text))
     now.state = replace(now.state, agent=Agent(AgentPhase.PREPARING, branch, turn, text, start_s))
+    now.user(reopened="", turn_start_s=None, interrupting=False)
 
 
 def _typed(now: _Step, event: fact.TextTyped) -> None:
-    text = event.text.strip()
-    if not text:
+    if not event.text.strip():
         return
     if now.state.user.phase is not UserPhase.SILENT:
         now.disarm("duck", "confirm", "blip", "probe", "commit", "wordless")
         _forget_utterance(now)
-    if now.state.agent.phase is AgentPhase.IDLE:
-        _commit(now, text, event.t_s, event.t_s, "typed")
-    else:
-        now.state = replace(now.state, typed=event)
-        _interrupt(now, overlap.Verdict("turn", "typed"), event.t_s)
+    waiting = now.state.typed
+    text = event.text if waiting is None else f"{waiting.text} {event.text}"
+    now.state = replace(now.state, typed=fact.TextTyped(t_s=event.t_s, text=text))
+    _interrupt(now, overlap.Verdict("turn", "typed"), event.t_s)
+    _commit_typed(now)
+
+
+def _commit_typed(now: _Step) -> None:
+    """Commit a typed turn as soon as no reply is live."""
+    typed = now.state.typed
+    if typed is not None and now.state.agent.phase is AgentPhase.IDLE:
+        now.state = replace(now.state, typed=None)
+        _commit(now, _turn_text(now, typed.text.strip()), typed.t_s, typed.t_s, "typed")
 
 
 def _timer(now: _Step, event: fact.TimerFired) -> None:
@@ -213,7 +230,7 @@ def _timer(now: _Step, event: fact.TimerFired) -> None:
                 now.announce(fact.OverlapStarted(branch=agent.branch, onset_s=user.onset_s))
         case "confirm":
             now.user(phase=UserPhase.SPEAKING)
-            if agent.phase in (AgentPhase.SPEAKING, AgentPhase.DUCKED):
+            if agent.phase in (AgentPhase.PREPARING, AgentPhase.SPEAKING, AgentPhase.DUCKED):
                 _hold(now, user.onset_s)
             if now.state.agent.phase is AgentPhase.HELD:
                 now.arm("wordless", event.t_s + now.turns.wordless_hold_ms / 1000)
@@ -252,9 +269,8 @@ def _hold(now: _Step, overlap_s: float) -> None:
 
 def _weigh(now: _Step, text: str, *, final: bool) -> None:
     """Judge an overlap by new words, if there is one to judge."""
-    if now.state.agent.phase is not AgentPhase.HELD or now.state.agent.verdict is not None:
-        return
-    if now.state.user.phase not in (UserPhase.SPEAKING, UserPhase.PAUSE):
+    agent, user = now.state.agent, now.state.user
+    if agent.phase is AgentPhase.IDLE or user.phase not in (UserPhase.SPEAKING, UserPhase.PAUSE):
         return
     verdict = overlap.judge(text, final=final)
     if verdict is None:
@@ -262,7 +278,7 @@ def _weigh(now: _Step, text: str, *, final: bool) -> None:
     if verdict.kind == "turn":
         now.disarm("wordless")
         now.user(interrupting=True)
-        _interrupt(now, verdict, now.state.user.onset_s)
+        _interrupt(now, verdict, user.onset_s)
     else:
         _release(now, verdict)
 
@@ -294,7 +310,8 @@ def _interrupt(now: _Step, verdict: overlap.Verdict, overlap_s: float) -> None:
         return
     if now.state.agent.phase is not AgentPhase.HELD:
         _hold(now, overlap_s)
-    now.agent(verdict=verdict)
+    if now.state.agent.verdict is None:
+        now.agent(verdict=verdict)
     _settle(now)
 
 
@@ -304,26 +321,28 @@ def _settle(now: _Step) -> None:
     if agent.verdict is None or agent.held_words is None:
         return
     _announce_verdict(now, agent.verdict)
-    _end_reply(now, agent.held_words)
     if agent.held_words == 0 and agent.verdict.kind == "turn":
-        now.announce(fact.TurnReopened(turn=agent.turn, branch=agent.branch, reason="no word of the reply was heard"))
-        now.user(reopened=agent.turn_text, turn_start_s=agent.turn_start_s, interrupting=False)
-    if now.state.typed is not None:
-        typed, now.state = now.state.typed, replace(now.state, typed=None)
-        text = _turn_text(now, typed.text.strip())
-        now.user(reopened="", turn_start_s=None)
-        _commit(now, text, typed.t_s, typed.t_s, "typed")
+        _reopen(now)
+    else:
+        _cut_off(now, agent.held_words)
 
 
-def _end_reply(now: _Step, words: int) -> None:
+def _reopen(now: _Step) -> None:
+    """No word of the live reply was heard, and the user goes on: the reply never was, the turn before it goes on."""
+    agent = now.state.agent
+    now.ask(ask.Abandon(branch=agent.branch, turn=agent.turn))
+    now.announce(fact.TurnReopened(turn=agent.turn, branch=agent.branch, reason="no word of the reply was heard"))
+    now.state = replace(now.state, agent=Agent(branch=agent.branch), turns=agent.turn - 1)
+    now.user(reopened=agent.turn_text, turn_start_s=agent.turn_start_s, interrupting=False)
+    _commit_typed(now)
+
+
+def _cut_off(now: _Step, words: int) -> None:
     """The live reply ends here, after `words` heard words."""
     agent = now.state.agent
     now.state = replace(now.state, agent=Agent(branch=agent.branch))
-    if words > 0:
-        now.ask(ask.Yield(branch=agent.branch, turn=agent.turn, words=words))
-    else:
-        now.ask(ask.Abandon(branch=agent.branch, turn=agent.turn))
-        now.state = replace(now.state, turns=agent.turn - 1)
+    now.ask(ask.Yield(branch=agent.branch, turn=agent.turn, words=words))
+    _commit_typed(now)
 
 
 def _close(now: _Step) -> None:
@@ -332,6 +351,7 @@ def _close(now: _Step) -> None:
     now.disarm("duck")
     now.state = replace(now.state, agent=Agent(branch=agent.branch))
     now.ask(ask.CloseReply(branch=agent.branch, turn=agent.turn))
+    _commit_typed(now)
 
 
 Playout = (
@@ -365,4 +385,4 @@ def _playout(now: _Step, event: Playout) -> None:
             else:
                 _close(now)
         case fact.ReplyFailed():
-            _end_reply(now, agent.words)
+            _cut_off(now, agent.words)

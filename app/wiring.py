@@ -15,6 +15,7 @@ import platformdirs
 from app import models
 from app.clock import WallClock
 from app.config import Config
+from app.errors import leaf
 from app.events import DeviceLost, DeviceOpened
 from app.journal import Journal
 from app.ports import Clock, Parts, PlayoutBuffer, Recogniser, SoundCard, Voice
@@ -115,7 +116,7 @@ def live_parts(loaded: Loaded, config: Config, clock: Clock, card: SoundCard, pl
     )
 
 
-async def talk(config: Config, sinks: Sequence[Sink], stop: asyncio.Event, tell: Tell) -> None:
+async def talk(loaded: Loaded, config: Config, sinks: Sequence[Sink], stop: asyncio.Event) -> None:
     """A conversation on this machine's microphone and loudspeaker, until `stop` is set.
 
     Raises:
@@ -124,7 +125,6 @@ async def talk(config: Config, sinks: Sequence[Sink], stop: asyncio.Event, tell:
     from audio.duplex import DuplexCard
     from audio.playout import Playout
 
-    loaded = await asyncio.to_thread(load, config, tell)
     clock = WallClock()
     playout = Playout(duck_db=config.audio.duck_db)
     with ExitStack() as stack:
@@ -141,15 +141,18 @@ async def talk(config: Config, sinks: Sequence[Sink], stop: asyncio.Event, tell:
         session = Session(
             live_parts(loaded, config, clock, card, playout),
             config,
-            sinks=[*sinks, *kept],
+            sinks=[*kept, *sinks],
             seed=config.seed,
             clock_name="wall",
             models=loaded.names,
         )
-        async with asyncio.TaskGroup() as tasks:
-            news = tasks.create_task(_tell_news(card, session))
-            await session.run(stop)
-            news.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                news = tasks.create_task(_tell_news(card, session))
+                await session.run(stop)
+                news.cancel()
+        except BaseExceptionGroup as group:
+            raise leaf(group) from None
 
 
 async def _tell_news(card: DuplexCard, session: Session) -> None:

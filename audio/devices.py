@@ -6,7 +6,9 @@ PortAudio and sounddevice are loaded inside the functions: without libportaudio2
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import difflib
+import functools
 import math
 import os
 from collections.abc import Generator, Iterator
@@ -59,7 +61,18 @@ def library() -> ModuleType:
         ) from error
     except ImportError as error:
         raise DeviceError("sound devices can't be used", str(error), "try: pip install sounddevice") from error
+    _hush_alsa()
     return sounddevice
+
+
+_say_nothing = ctypes.CFUNCTYPE(None)(lambda: None)
+
+
+@functools.cache
+def _hush_alsa() -> None:
+    """ALSA prints each underrun on stderr, from a thread of its own and over any screen; the card counts them."""
+    with contextlib.suppress(OSError, AttributeError):  # another system, or sound without ALSA
+        ctypes.CDLL("libasound.so.2").snd_lib_error_set_handler(_say_nothing)
 
 
 @contextlib.contextmanager

@@ -265,7 +265,7 @@ class ScriptedBrain:
         for handle in handles:
             del self._boundaries[handle]
 
-    async def make_room(self) -> tuple[int, BoundaryMark] | None:
+    async def make_room(self, text: str) -> tuple[int, BoundaryMark] | None:
         """Keep the newest two turns if less than a quarter of the context is free."""
         if len(self._state) < self._context_pieces * 3 / 4:
             return None

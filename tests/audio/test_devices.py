@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from types import SimpleNamespace
 
@@ -97,3 +98,14 @@ def test_levels_are_what_they_are_by_definition() -> None:
 def test_a_line_tells_what_a_person_needs() -> None:
     assert line(THERE[3], [48_000, 44_100]) == "   6 * default  (ALSA, 32 channels, 48 44.1 kHz)"
     assert line(THERE[0], []).startswith("   0   HDA Intel")
+
+
+def test_alsa_prints_nothing_over_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
+    devices.library()
+    alsa, handle = ctypes.CDLL("libasound.so.2"), ctypes.c_void_p()
+    assert alsa.snd_pcm_open(ctypes.byref(handle), b"no such thing", 0, 0) < 0
+    assert capfd.readouterr().err == ""
+    alsa.snd_lib_error_set_handler(None)
+    assert alsa.snd_pcm_open(ctypes.byref(handle), b"no such thing", 0, 0) < 0
+    assert "no such thing" in capfd.readouterr().err, "it would have been heard of"
+    alsa.snd_lib_error_set_handler(devices._say_nothing)  # pyright: ignore[reportPrivateUsage]  # as it was

@@ -310,7 +310,7 @@ def test_when_the_context_is_full_the_newest_turns_stay(engine: Engine) -> None:
             turns.append(Example(f"Question {number}?", f"Answer {number} is—"))
             assert bench.text() == rendered(bench, turns)
             position = bench.lane.position
-            if room := await bench.brain.make_room():
+            if room := await bench.brain.make_room(""):
                 break
             assert bench.lane.position == position
         else:
@@ -322,7 +322,7 @@ def test_when_the_context_is_full_the_newest_turns_stay(engine: Engine) -> None:
         assert mark.position == bench.lane.position <= CONFIG.context_tokens // 2
         one_more = engine.chat.past_turn(turns[-kept - 1])
         assert mark.position + len(one_more) > CONFIG.context_tokens // 2
-        assert await bench.brain.make_room() is None
+        assert await bench.brain.make_room("") is None
         # The boundary it gave is a boundary like any other.
         await bench.brain.read_user("Er")
         await bench.brain.roll_back(mark.handle, "", cut=False)

@@ -116,7 +116,7 @@ class HandBrain:
 
     def forget(self, handles: Sequence[int]) -> None: ...
 
-    async def make_room(self) -> tuple[int, BoundaryMark] | None:
+    async def make_room(self, text: str) -> tuple[int, BoundaryMark] | None:
         return None
 
 
@@ -323,7 +323,53 @@ def test_a_voice_that_fails_frees_the_conversation() -> None:
 
     log = played(scene(), stage)
     assert [e.fix for e in log if isinstance(e, fact.ReplyFailed)] == ["fetch it again"]
-    assert stage.brain.text.startswith("P:<u>Are you there now?</u>One clause.")
+    assert stage.brain.text.startswith("P:<u>Tell me about the moon.</u>—<u>Are you there now?</u>One clause.")
+
+
+def test_a_reply_cut_while_it_is_decoded_was_interrupted() -> None:
+    stage = Stage("One| two| three| four,| five| six| seven| eight.")
+    stage.brain.gate = asyncio.Semaphore(5)
+
+    async def scene() -> None:
+        await stage.turn(1.0, "Count for me please.")
+        await stage.cut(4.0, 4, "Wait")
+        stage.brain.gate.release()
+        await settle()
+
+    committed = next(e for e in played(scene(), stage) if isinstance(e, fact.ReplyCommitted))
+    assert (committed.heard, committed.interrupted) == ("One two three four,", True)
+
+
+def test_a_rollback_does_not_wait_for_a_synthesis() -> None:
+    stage = Stage()
+    voice = asyncio.Event()
+
+    async def slow(branch: int, text: str) -> None:
+        await voice.wait()
+
+    async def scene() -> None:
+        stage.mouth.say = slow
+        await stage.turn(1.0, "Tell me about the moon.")
+        await stage.cut(2.5, 0, "and")
+        assert any(isinstance(e, fact.RolledBack) for e in stage.log)
+
+    played(scene(), stage)
+
+
+def test_a_sink_that_breaks_costs_no_other_sink_the_end() -> None:
+    stage = Stage()
+
+    def broken(event: fact.Event) -> None:
+        raise BrokenPipeError("the reader went away")
+
+    stage.session._sinks = [broken, stage.log.append]  # pyright: ignore[reportPrivateUsage]  # a sink that breaks
+
+    async def scene() -> None:
+        await settle()
+
+    with pytest.raises(BrokenPipeError):
+        played(scene(), stage)
+    assert names(stage.log)[-1] == "SessionClosed"
 
 
 def test_a_bug_in_a_part_is_not_hidden() -> None:

@@ -299,9 +299,114 @@ def test_typing_over_a_reply_is_a_turn() -> None:
 def test_a_failed_reply_frees_the_conversation() -> None:
     driver = speaking(words=0)
     driver.tell(fact.ReplyFailed(branch=1, what="x", why="y", fix="z"))
-    assert driver.take(ask.Abandon)
+    assert driver.take(ask.Yield) == [ask.Yield(branch=1, turn=1, words=0)], "the user's words stay"
     driver.say(10.0, 11.0, "Are you there?")
     assert driver.take(ask.StartReply)
+
+
+def held_for_noise() -> Driver:
+    """Sound without words held the reply until it was given up as noise; the sound goes on."""
+    driver = speaking()
+    driver.until(6.0)
+    driver.tell(fact.SpeechStarted(at_s=6.0))
+    driver.until(6.3)
+    driver.tell(fact.OutputHeld(branch=1, at_s=6.25, words=5))
+    driver.until(9.0)
+    assert driver.take(ask.Resume)
+    driver.take(ask.Hold)
+    return driver
+
+
+def test_words_in_what_was_taken_for_noise_still_interrupt() -> None:
+    driver = held_for_noise()
+    driver.tell(fact.PartialTranscribed(utterance=2, stable="Please stop", unstable="now"))
+    assert driver.take(ask.Hold)
+    driver.tell(fact.OutputHeld(branch=1, at_s=9.1, words=8))
+    assert driver.take(ask.Yield) == [ask.Yield(branch=1, turn=1, words=8)]
+
+
+def test_after_noise_the_next_sound_has_to_last_as_long_as_any() -> None:
+    driver = held_for_noise()
+    driver.tell(fact.SpeechStopped(at_s=9.0))
+    driver.speech(9.05, 9.15)
+    assert driver.take(ask.Duck)
+    assert not driver.take(ask.Hold)
+    driver.speech(9.2, 9.45)
+    assert driver.take(ask.Hold)
+
+
+def test_a_transcript_without_a_word_is_no_turn() -> None:
+    driver = Driver()
+    driver.say(1.0, 2.0, "...")
+    assert not driver.take(ask.StartReply)
+    assert driver.state.user.phase is UserPhase.SILENT
+
+
+def reopened() -> Driver:
+    """The user went on before a word of the reply to "I would like a table." was heard."""
+    driver = Driver()
+    driver.say(1.0, 2.0, "I would like a table.")
+    driver.tell(fact.SpeechStarted(at_s=3.0))
+    driver.until(3.3)
+    driver.tell(fact.OutputHeld(branch=1, at_s=3.0, words=0))
+    driver.tell(fact.PartialTranscribed(utterance=2, stable="for two", unstable=""))
+    driver.take(ask.StartReply)
+    return driver
+
+
+def test_what_was_reopened_is_said_once() -> None:
+    driver = reopened()
+    driver.until(4.0)
+    driver.tell(fact.SpeechStopped(at_s=4.0))
+    driver.until(4.2)
+    driver.transcript("For two people.")
+    driver.until(6.0)
+    driver.reply(3)
+    driver.tell(fact.TextTyped(text="And Mars?"))
+    driver.tell(fact.OutputHeld(branch=2, at_s=6.0, words=3))
+    assert [e.text for e in driver.take(ask.StartReply)] == ["I would like a table. For two people.", "And Mars?"]
+
+
+def test_typing_goes_on_with_a_reopened_turn() -> None:
+    driver = reopened()
+    driver.tell(fact.TextTyped(text="for two"))
+    assert [e.text for e in driver.take(ask.StartReply)] == ["I would like a table. for two"]
+
+
+def test_the_stop_key_does_not_undo_a_judged_turn() -> None:
+    driver = Driver()
+    driver.say(1.0, 2.0, "I would like a table.")
+    driver.tell(fact.SpeechStarted(at_s=3.0))
+    driver.until(3.3)
+    driver.tell(fact.PartialTranscribed(utterance=2, stable="for two", unstable=""))
+    driver.tell(fact.StopPressed())
+    driver.tell(fact.OutputHeld(branch=1, at_s=3.3, words=0))
+    assert driver.state.user.reopened == "I would like a table."
+
+
+def test_two_typed_lines_before_the_reply_has_ended_are_one_turn() -> None:
+    driver = speaking()
+    driver.tell(fact.TextTyped(text="And Mars?"))
+    driver.tell(fact.TextTyped(text="And Venus?"))
+    driver.tell(fact.OutputHeld(branch=1, at_s=3.0, words=5))
+    assert [e.text for e in driver.take(ask.StartReply)] == ["And Mars? And Venus?"]
+
+
+def test_a_typed_line_survives_a_reply_that_fails() -> None:
+    driver = speaking()
+    driver.tell(fact.TextTyped(text="And Mars?"))
+    driver.tell(fact.ReplyFailed(branch=1, what="x", why="y", fix="z"))
+    assert [e.text for e in driver.take(ask.StartReply)] == ["And Mars?"]
+
+
+def test_speech_while_a_typed_line_waits_holds_its_reply() -> None:
+    driver = speaking()
+    driver.tell(fact.TextTyped(text="And Mars?"))
+    driver.tell(fact.SpeechStarted(at_s=driver.now_s))
+    driver.tell(fact.OutputHeld(branch=1, at_s=driver.now_s, words=5))
+    driver.take(ask.Hold)
+    driver.until(driver.now_s + 0.3)
+    assert driver.take(ask.Hold) == [ask.Hold(branch=2)]
 
 
 # Random traces: whatever the ports send, in whatever order, the conversation stays one that a person can go on with.
