@@ -332,6 +332,24 @@ def test_when_the_context_is_full_the_newest_turns_stay(engine: Engine) -> None:
 
 
 @pytest.mark.models
+def test_a_long_turn_gets_the_room_it_needs(engine: Engine) -> None:
+    async def talk() -> None:
+        bench = Bench(engine)
+        await bench.brain.open()
+        long = "word " * 300
+        needed = len(engine.chat.user_turn(long)) + CONFIG.max_reply_tokens
+        while CONFIG.context_tokens - bench.lane.position >= needed:
+            await bench.exchange("What is it?", "It is a thing that takes a while to say.")
+        assert await bench.brain.make_room("") is None, "an ordinary turn would fit"
+        with pytest.raises(ContextFull):
+            await bench.brain.read_user(long)
+        assert await bench.brain.make_room(long) is not None
+        await bench.brain.read_user(long)
+
+    run(talk())
+
+
+@pytest.mark.models
 def test_a_turn_that_leaves_no_room_is_refused_and_loses_nothing(engine: Engine) -> None:
     async def talk() -> None:
         bench = Bench(engine)
