@@ -26,6 +26,9 @@ FORMATS = ("fp32", "bf16", "int4")
 _SPLITS = (1, 2, 3, 5, 8, 13, 32, 6, 7, 9, 10, 11, 21)
 """Call lengths a row plan is tried with: two blocks of 64 tokens."""
 _TRIAL_BLOCKS = 2
+# Up to so many rows a second core costs more in waiting for it than it computes: a step is some hundred short products.
+# Meanwhile it is the voice's and the recogniser's.
+_ONE_CORE_ROWS = 8
 _FOREMOST = 64
 """Logits that are computed in float32 whatever the format."""
 
@@ -107,6 +110,7 @@ class DenseModel:
             _require_int4(file, spec)
         self.spec = spec
         self.weight_format = weight_format
+        self._threads = torch.get_num_threads()
         self.dtype = torch.float32 if weight_format == "fp32" else torch.bfloat16
         embedding = torch.from_numpy(file.tensors["token_embd.weight"].dequantise())
         head = embedding if spec.tied_head else torch.from_numpy(file.tensors["output.weight"].dequantise())
@@ -174,6 +178,7 @@ class DenseModel:
         """Write the cache's rows above the position; the stream after the last layer, float32[rows, hidden]."""
         spec, count, first = self.spec, len(tokens), state.position
         rows = plan.padded(count)
+        self._use_threads(1 if rows <= _ONE_CORE_ROWS else self._threads)
         scratch = self._scratch.get(rows) or self._views(rows)
         padded = torch.tensor([*tokens, *[0] * (rows - count)])
         scratch.residual.copy_(functional.embedding(padded, self._embedding))
@@ -191,6 +196,11 @@ class DenseModel:
             torch.mul(functional.silu(gate), up, out=scratch.activated)
             scratch.residual.add_(layer.down(scratch.activated))
         return scratch.residual
+
+    def _use_threads(self, threads: int) -> None:
+        """Of the thread that computes. Which bits come out does not depend on it; the trial at load would tell."""
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
     def _normalise(self, scratch: _Scratch, weight: Tensor) -> None:
         scratch.narrow.copy_(functional.rms_norm(scratch.residual, (self.spec.hidden,), weight, self.spec.norm_epsilon))
