@@ -8,12 +8,14 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import platformdirs
 
 from app.errors import ConfigError
+
+Milliseconds = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -31,18 +33,17 @@ class Models(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Llm(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the language model runs."""
 
-    device: str = "auto"
-    """cpu, cuda or auto."""
-    format: str = "auto"
-    """Weights in memory: fp32, bf16, int4 (4-bit body, 8-bit head), or auto."""
-    threads: int = 2
-    context_tokens: int = 2048
-    max_reply_tokens: int = 96
-    temperature: float = 0.0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    format: Literal["auto", "fp32", "bf16", "int4"] = "auto"
+    """Weights in memory; int4 has a 4-bit body and an 8-bit head."""
+    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    context_tokens: Annotated[int, msgspec.Meta(ge=512)] = 2048
+    max_reply_tokens: Annotated[int, msgspec.Meta(ge=8)] = 96
+    temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """0 decodes greedily."""
-    top_k: int = 40
-    top_p: float = 0.95
-    repetition_penalty: float = 1.1
+    top_k: Annotated[int, msgspec.Meta(ge=0)] = 40
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.95
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] = 1.1
     persona: str = ""
     """System prompt; empty for the built-in one, which has a few turns of example."""
 
@@ -50,25 +51,25 @@ class Llm(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Turns(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When the user has finished, and when the user interrupts."""
 
-    onset_confirm_ms: int = 96
+    onset_confirm_ms: Milliseconds = 96
     """Speech that makes an utterance while the agent is silent."""
-    duck_after_ms: int = 64
+    duck_after_ms: Milliseconds = 64
     """Speech over a reply until it is ducked."""
-    hold_after_ms: int = 200
+    hold_after_ms: Milliseconds = 200
     """Speech over a reply until the gate shuts."""
-    blip_silence_ms: int = 600
+    blip_silence_ms: Milliseconds = 600
     """An onset that stays unconfirmed is forgotten after this much silence."""
-    wordless_hold_ms: int = 2500
+    wordless_hold_ms: Milliseconds = 2500
     """Speech-like sound over a held reply that brings no words: it was noise, the reply goes on."""
-    probe_ms: int = 100
+    probe_ms: Milliseconds = 100
     """Silence after which the final transcript is asked for, so that it is there when the turn ends."""
-    end_silence_ms: int = 300
+    end_silence_ms: Milliseconds = 300
     """Silence that ends a turn after a finished sentence."""
-    short_silence_ms: int = 500
+    short_silence_ms: Milliseconds = 500
     """The same after one or two words ("Yes.", "Stop.")."""
-    unfinished_silence_ms: int = 900
+    unfinished_silence_ms: Milliseconds = 900
     """The same after an unfinished sentence, or the first word or two of an interruption ("Wait, ...")."""
-    preroll_ms: int = 320
+    preroll_ms: Milliseconds = 320
     """Sound kept from before the onset."""
 
 
@@ -77,8 +78,8 @@ class Audio(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     input: str = ""
     output: str = ""
-    block_ms: int = 20
-    duck_db: float = -15.0
+    block_ms: Annotated[int, msgspec.Meta(ge=5, le=100)] = 20
+    duck_db: Annotated[float, msgspec.Meta(le=0)] = -15.0
 
 
 class Journal(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -97,7 +98,7 @@ class Config(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     turns: Turns = msgspec.field(default_factory=Turns)
     audio: Audio = msgspec.field(default_factory=Audio)
     journal: Journal = msgspec.field(default_factory=Journal)
-    seed: int = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     offline: bool = False
 
 

@@ -5,6 +5,9 @@ Lines are written through at once, so that whatever ends the program, every even
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ from app.events import Event, LevelsMeasured
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
+_CREATE = os.O_WRONLY | os.O_CREAT
 
 
 def encode(event: Event) -> bytes:
@@ -25,29 +29,47 @@ def encode(event: Event) -> bytes:
 
 
 class Journal:
-    """A sink that appends events to a file which only the user can read."""
+    """A sink that appends events to a file which only the user can read.
 
-    def __init__(self, path: Path) -> None:
+    Attributes:
+        path: The file that is written.
+    """
+
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+        """
+        Args:
+            path: The file; its directory is made.
+            fresh: Take the first of NAME, NAME-2, NAME-3, ... that is not there; else a file that is there is emptied.
+
+        Raises:
+            MachineError: It can't be written. Calls and `close` raise it too.
+        """
+        self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb", buffering=0)
+            self._file = self._create() if fresh else os.open(path, _CREATE | os.O_TRUNC, 0o600)
         except OSError as error:
-            raise MachineError(
-                f"the journal {path} can't be written",
-                str(error),
-                "name another place: `directory` in [journal], or --events",
-            ) from error
-        self.path = path
+            raise self._unwritable(error) from error
 
     def __call__(self, event: Event) -> None:
         """Write an event. Meters are for eyes only and are left out."""
         if not isinstance(event, LevelsMeasured):
-            self._file.write(encode(event) + b"\n")
+            left = memoryview(encode(event) + b"\n")
+            try:
+                while left:
+                    left = left[os.write(self._file, left) :]
+            except OSError as error:
+                raise self._unwritable(error) from error
 
     def close(self) -> None:
         """Everything is on the disk when this returns."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a pipe or a terminal, which has no disk
+                raise self._unwritable(error) from error
+        finally:
+            os.close(self._file)
 
     def __enter__(self) -> Journal:
         return self
@@ -56,6 +78,21 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _create(self) -> int:
+        name = self.path.stem
+        for number in itertools.count(2):
+            with contextlib.suppress(FileExistsError):
+                return os.open(self.path, _CREATE | os.O_EXCL, 0o600)
+            self.path = self.path.with_stem(f"{name}-{number}")
+        raise AssertionError("numbers never end")
+
+    def _unwritable(self, error: OSError) -> MachineError:
+        return MachineError(
+            f"the journal {self.path} can't be written",
+            str(error),
+            "make room, or name another place: `directory` in [journal], or --events",
+        )
 
 
 def read(path: Path) -> Iterator[Event]:

@@ -46,7 +46,12 @@ class _Path:
 class Latency:
     """Feed it every event; ask it for turns."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: int | None = None) -> None:
+        """
+        Args:
+            keep: How many of the newest commits are remembered; None: all.
+        """
+        self._keep = keep
         self._branches: dict[int, _Path] = {}
         self._turns: dict[int, int] = {}
         self._final: ev.FinalTranscribed | None = None
@@ -114,6 +119,10 @@ class Latency:
             asked_s = max(event.speech_end_s, final.t_s - final.took_ms / 1000)
         self._branches[event.branch] = _Path(event.speech_end_s, asked_s, event.t_s)
         self._turns[event.turn] = event.branch
+        if self._keep is not None and len(self._branches) > self._keep:
+            oldest = next(iter(self._branches))
+            del self._branches[oldest]
+            self._turns = {turn: branch for turn, branch in self._turns.items() if branch != oldest}
 
     def _reach(self, branch: int, milestone: str, at_s: float) -> None:
         path = self._branches.get(branch)

@@ -12,6 +12,7 @@ from app import events as ev
 from app.latency import Latency
 
 _INDENT = 7
+_TURNS_KEPT = 256
 _CODES = {"plain": "", "bright": "\x1b[1m", "dim": "\x1b[2m", "struck": "\x1b[2;9m", "note": "\x1b[33m"}
 _RESET = "\x1b[0m"
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -84,7 +85,7 @@ class LineView:
         self._out = out
         self._width = width
         self._colour = colour
-        self._latency = Latency()
+        self._latency = Latency(_TURNS_KEPT)
         self._clauses: dict[int, list[str]] = {}
 
     def show(self, event: ev.Event) -> None:
@@ -101,6 +102,10 @@ class LineView:
             case ev.ReplyDecoded():
                 self._clauses[event.branch] = [event.text]
             case ev.TurnCommitted():
+                # The reply before may still be committed; older ones that were not were abandoned.
+                self._clauses = {
+                    branch: clauses for branch, clauses in self._clauses.items() if branch >= event.branch - 1
+                }
                 return self._block("you", _words(event.text, "plain"))
             case ev.ReplyCommitted():
                 return self._reply(event)

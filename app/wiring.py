@@ -137,7 +137,7 @@ async def talk(loaded: Loaded, config: Config, sinks: Sequence[Sink], stop: asyn
                 block_ms=config.audio.block_ms,
             )
         )
-        kept = [stack.enter_context(Journal(journal_path(config, clock)))] if config.journal.keep else []
+        kept = [stack.enter_context(Journal(journal_path(config, clock), fresh=True))] if config.journal.keep else []
         session = Session(
             live_parts(loaded, config, clock, card, playout),
             config,

@@ -101,20 +101,24 @@ def refresh() -> None:
     sound = library()
     try:
         with quiet_stderr():
-            sound._terminate()
+            with contextlib.suppress(sound.PortAudioError):  # it has not started, or not again after the last try
+                sound._terminate()
             sound._initialize()
     except sound.PortAudioError as error:
-        raise DeviceError("sound devices can't be listed", str(error), "check that the sound server runs") from error
+        raise _unlisted(error) from error
 
 
 def devices(direction: Direction) -> list[Device]:
     """All devices of a direction, in PortAudio's order.
 
     Raises:
-        DeviceError: There is no sound library.
+        DeviceError: There is no sound library, or it can't tell.
     """
     sound = library()
-    apis = sound.query_hostapis()
+    try:
+        apis, infos = sound.query_hostapis(), sound.query_devices()
+    except sound.PortAudioError as error:
+        raise _unlisted(error) from error
     default = _default_index(sound, direction)
     return [
         Device(
@@ -125,7 +129,7 @@ def devices(direction: Direction) -> list[Device]:
             int(info[f"max_{direction}_channels"]),
             index == default,
         )
-        for index, info in enumerate(sound.query_devices())
+        for index, info in enumerate(infos)
         if info[f"max_{direction}_channels"] > 0
     ]
 
@@ -257,6 +261,10 @@ def dbfs(samples: Samples) -> float:
     """Level of float32[n]: root mean square against full scale, at least -120."""
     power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
     return 10.0 * math.log10(max(power, 1e-12))
+
+
+def _unlisted(error: Exception) -> DeviceError:
+    return DeviceError("sound devices can't be listed", str(error), "check that the sound server runs")
 
 
 def _refused(device: Device, error: Exception) -> DeviceError:

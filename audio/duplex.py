@@ -84,6 +84,7 @@ class DuplexCard:
         self._partial = np.zeros(0, np.float32)
         self._followers: tuple[Callable[[], None], ...] = ()
         self._closing = threading.Event()
+        self._failure: Exception | None = None
         self._sides = self._open(*self._wanted)
         self._thread = threading.Thread(target=self._keep_going, name="sound card", daemon=True)
         self._thread.start()
@@ -96,9 +97,17 @@ class DuplexCard:
 
     # ---- the port ----
 
-    def frames(self) -> AsyncGenerator[Frame, None]:
-        """Microphone frames in order, each once it is complete, until the card is closed. For one consumer."""
-        return self._follow(self._frames)
+    async def frames(self) -> AsyncGenerator[Frame, None]:
+        """Microphone frames in order, each once it is complete, until the card is closed. For one consumer.
+
+        Raises:
+            Exception: What ended the card's thread, if it was not `close`.
+        """
+        async with contextlib.aclosing(self._follow(self._frames)) as frames:
+            async for frame in frames:
+                yield frame
+        if self._failure is not None:
+            raise self._failure
 
     def news(self) -> AsyncGenerator[News, None]:
         """What happens to the devices, until the card is closed; of more than 64 waiting the oldest are forgotten."""
@@ -112,12 +121,6 @@ class DuplexCard:
         """Counters since the card was opened."""
         xruns = self._old_xruns + sum(side.xruns for side in self._sides or ())
         return Stats(xruns, self._dropped_frames)
-
-    @property
-    def device_names(self) -> tuple[str, str]:
-        """The microphone and the loudspeaker in use; empty while there are none."""
-        sides = self._sides
-        return (sides[0].device.name, sides[1].device.name) if sides else ("", "")
 
     def close(self) -> None:
         """End both streams and the thread. May be called twice."""
@@ -140,9 +143,13 @@ class DuplexCard:
                     if reason := side.trouble():
                         self._lose(side, reason)
                         break
+        except Exception as error:  # nobody waits for this thread, so whoever takes the frames is told
+            self._failure = error
         finally:
             for side in self._sides or ():
                 side.close()
+            self._closing.set()
+            self._tell()
 
     def _open(self, input_device: str, output_device: str) -> tuple[Microphone, Loudspeaker]:
         """Both streams, running."""

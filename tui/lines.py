@@ -37,7 +37,7 @@ class Status:
 
     def __init__(self) -> None:
         self._agent = "starting"
-        self._user_speaks = self._device_lost = False
+        self._user_speaks = self._device_lost = self._audible = False
         self._mic_dbfs = self._speaker_dbfs = _QUIETEST_DBFS
         self._partial: list[Word] = []
         self._branch = -1
@@ -56,6 +56,8 @@ class Status:
                 ]
             case ev.TurnCommitted():
                 self._begin(event.branch)
+            case ev.PlayoutStarted() if event.branch == self._branch:
+                self._audible = True
             case ev.ClauseDecoded() if event.branch == self._branch:
                 self._clauses.append(event.text)
             case ev.WordHeard() | ev.OutputHeld() | ev.OutputResumed() if event.branch == self._branch:
@@ -65,6 +67,8 @@ class Status:
             case _:
                 pass
         self._agent = _AGENT.get(type(event), self._agent)
+        if isinstance(event, ev.OutputResumed) and not self._audible:
+            self._agent = "thinking"
         self._user_speaks = _USER_SPEAKS.get(type(event), self._user_speaks)
         self._device_lost = _DEVICE_LOST.get(type(event), self._device_lost)
 
@@ -90,6 +94,7 @@ class Status:
 
     def _begin(self, branch: int) -> None:
         self._branch, self._clauses, self._heard, self._partial = branch, [], 0, []
+        self._audible = False
 
     def _reply_words(self) -> list[Word]:
         words = neutralised(" ".join(self._clauses)).split()

@@ -44,12 +44,11 @@ def run(config: Config, path: Path | None) -> int:
 
 
 def measure(performed: list[Talk]) -> list[Row]:
-    """A row a stage, over all interruptions: onset of the user's speech to duck, hold and silence, and what follows."""
+    """A row a stage, over all interruptions: onset of the user's speech to duck and to silence, and what follows."""
     cuts = [turn["barge_in"] for talk in performed for turn in _cut(talk)]
     agreements = [agreement for talk in performed for agreement in agreements_of(talk)]
     samples: dict[tuple[str, str], list[float]] = {
         ("onset_to_duck", "ms"): [(cut["ducked_s"] - cut["onset_s"]) * 1000 for cut in cuts],
-        ("onset_to_hold", "ms"): [(cut["held_s"] - cut["onset_s"]) * 1000 for cut in cuts],
         ("onset_to_silence", "ms"): [cut["stop_ms"] for cut in cuts],
         ("rollback", "us"): [cut["rollback_us"] for cut in cuts],
         ("refed", "tokens"): [cut["refed_tokens"] for cut in cuts],

@@ -62,7 +62,6 @@ class Report:
         self._turns: dict[int, _Branch] = {}
         self._audible: list[_Branch] = []
         self._overlaps: list[dict[str, Any]] = []
-        self._confirmed_s = 0.0
         self._capsules: dict[int, int] = {}
         self._xruns = self._dropped_frames = self._dead_drops = 0
 
@@ -78,8 +77,6 @@ class Report:
             case ev.TurnCommitted():
                 new = _Branch(event.turn, event.text, event.speech_start_s, event.speech_end_s, event.t_s)
                 self._branches[event.branch] = self._turns[event.turn] = new
-            case ev.TimerFired(name="confirm"):
-                self._confirmed_s = event.t_s
             case ev.BoundaryTaken():
                 self._capsules[event.boundary] = event.capsule_bytes
             case ev.SoundTroubled():
@@ -103,7 +100,7 @@ class Report:
             case ev.OverlapStarted():
                 branch.ducked_s = event.t_s
             case ev.OutputHeld():
-                branch.held_s = self._confirmed_s if 0 <= event.at_s - self._confirmed_s < _VAD_ERROR_S else event.t_s
+                branch.held_s = event.at_s
                 if branch.first_audio_s is not None:
                     branch.last_audio_s = event.at_s
             case ev.OverlapJudged():

@@ -109,3 +109,51 @@ def test_alsa_prints_nothing_over_the_screen(capfd: pytest.CaptureFixture[str]) 
     assert alsa.snd_pcm_open(ctypes.byref(handle), b"no such thing", 0, 0) < 0
     assert "no such thing" in capfd.readouterr().err, "it would have been heard of"
     alsa.snd_lib_error_set_handler(devices._say_nothing)  # pyright: ignore[reportPrivateUsage]  # as it was
+
+
+class Refusing:
+    """PortAudio as it is when the sound server goes away: it fails to start, or to list."""
+
+    class PortAudioError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.started, self.starts, self.lists = True, True, True
+
+    def _terminate(self) -> None:
+        if not self.started:
+            raise self.PortAudioError("PortAudio not initialized")
+        self.started = False
+
+    def _initialize(self) -> None:
+        if not self.starts:
+            raise self.PortAudioError("Error initializing PortAudio")
+        self.started = True
+
+    def query_hostapis(self) -> list[dict[str, str]]:
+        if not self.lists:
+            raise self.PortAudioError("Internal PortAudio error")
+        return []
+
+    def query_devices(self) -> list[dict[str, str]]:
+        return []
+
+
+def test_after_a_failed_start_the_next_look_for_devices_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    portaudio = Refusing()
+    monkeypatch.setattr(devices, "library", lambda: portaudio)
+    portaudio.starts = False
+    for _ in range(2):
+        with pytest.raises(DeviceError, match="Error initializing"):
+            devices.refresh()
+    portaudio.starts = True
+    devices.refresh()
+    assert portaudio.started
+
+
+def test_a_list_that_portaudio_refuses_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    portaudio = Refusing()
+    portaudio.lists = False
+    monkeypatch.setattr(devices, "library", lambda: portaudio)
+    with pytest.raises(DeviceError, match="Internal PortAudio error"):
+        devices.devices("input")

@@ -226,6 +226,25 @@ def test_a_card_without_a_device_says_so_and_leaves_nothing_open(server: SoundSe
     assert not [thread for thread in threading.enumerate() if thread.name == "sound card"]
 
 
+def test_what_ends_the_thread_reaches_whoever_takes_the_frames(
+    server: SoundServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        with DuplexCard(Playout(), now_s) as card:
+
+            def fail(_: object) -> None:
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(card, "_carry", fail)
+            async with asyncio.timeout(5):
+                with pytest.raises(ZeroDivisionError):
+                    _ = [frame async for frame in card.frames()]
+                assert [item async for item in card.news()] == []
+
+    asyncio.run(main())
+    assert not [thread for thread in threading.enumerate() if thread.name == "sound card"]
+
+
 def test_the_command_lists_the_devices_and_hears_its_own_chirp(
     server: SoundServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app import events as ev
 from app.cli import main
 from app.config import Config
 from app.errors import MachineError
@@ -55,12 +56,28 @@ def test_an_interruption_is_told_in_full() -> None:
     assert turn["reply_heard"] == "The moon is a"
     assert (turn["heard_words"], turn["reply_words"]) == (4, 36)
     assert cut["verdict"] == "turn"
-    assert cut["onset_s"] < cut["ducked_s"] < cut["held_s"] < cut["stopped_s"] == turn["last_audio_s"]
+    assert cut["onset_s"] < cut["ducked_s"] < cut["held_s"] == cut["stopped_s"] == turn["last_audio_s"]
     assert cut["stop_ms"] == pytest.approx((cut["stopped_s"] - cut["onset_s"]) * 1000, abs=0.01)
     assert cut["boundary"] == "U1"
     assert sum(turn["spans_ms"].values()) == pytest.approx(turn["voice_to_voice_ms"], abs=1e-6)
     audible_ms = (turn["first_audio_s"] - turn["user_end_s"]) * 1000
     assert turn["voice_to_voice_ms"] == pytest.approx(audible_ms, abs=0.002)
+
+
+def test_a_timer_that_nobody_waits_for_any_more_is_no_hold() -> None:
+    fold = report.Report()
+    for event in [
+        ev.SessionOpened(clock="virtual", seed=0, models={}),
+        ev.TurnCommitted(turn=1, branch=1, text="a", speech_start_s=0.5, speech_end_s=1.0, reason=""),
+        ev.PlayoutStarted(branch=1, at_s=1.5),
+        ev.TimerFired(t_s=2.9, name="confirm", serial=1),
+        ev.OutputHeld(t_s=3.01, branch=1, at_s=3.0, words=2),
+        ev.OverlapJudged(branch=1, onset_s=2.8, verdict="stop", reason="the stop key"),
+        ev.ReplyCommitted(turn=1, branch=1, heard="b c", words=2, interrupted=True),
+    ]:
+        fold(event)
+    script = scripts_format.read(DIALOGUES / "yes.yaml")
+    assert fold.build(script, [], machine={}, capsules=[])["turns"][0]["barge_in"]["held_s"] == 3.0
 
 
 def test_a_reply_that_goes_on_is_an_overlap_and_no_interruption() -> None:

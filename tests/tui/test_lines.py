@@ -58,6 +58,20 @@ def test_a_dialogue_as_plain_text() -> None:
     assert "agent  The Moon is a ~~rocky ball. It circles the Earth.~~ (4 of 10 words heard)\n" in text
 
 
+def test_replies_that_were_abandoned_are_forgotten() -> None:
+    view = LineView(io.StringIO())
+    for branch in range(1, 50):
+        view.show(ev.TurnCommitted(turn=1, branch=branch, text="a", speech_start_s=0, speech_end_s=1, reason=""))
+        view.show(ev.ClauseDecoded(branch=branch, clause=0, text="One two."))
+        view.show(ev.TurnReopened(turn=1, branch=branch, reason=""))
+    assert set(view._clauses) == {48, 49}  # pyright: ignore[reportPrivateUsage]  # growth shows nowhere else
+
+
+def test_a_reply_cut_by_a_typed_turn_still_has_its_unheard_words() -> None:
+    typed = ev.TurnCommitted(turn=2, branch=2, text="And Mars?", speech_start_s=3, speech_end_s=3, reason="typed")
+    assert "~~rocky ball." in printed(*DIALOGUE, typed, CUT)
+
+
 def test_a_reply_that_was_heard_has_no_mark() -> None:
     text = printed(*DIALOGUE, WHOLE)
     assert f"agent  {REPLY}\n" in text
@@ -162,6 +176,15 @@ def test_the_live_line_tells_the_state() -> None:
     changes = [state for place, state in enumerate(states) if place == 0 or states[place - 1] != state]
     expected = "listening, hearing, listening, thinking, speaking, overlap, held, speaking, listening, no sound"
     assert ", ".join(changes) == expected
+
+
+def test_a_reply_held_before_its_first_sound_is_thought_of_again() -> None:
+    status = Status()
+    for event in [TURN, ev.OutputHeld(branch=1, at_s=1.9, words=0), ev.OutputResumed(branch=1, at_s=2.4, words=0)]:
+        status.feed(event)
+    assert status.state == "thinking"
+    status.feed(ev.PlayoutStarted(branch=1, at_s=2.5))
+    assert status.state == "speaking"
 
 
 def test_the_live_line_shows_heard_and_unheard_words_apart() -> None:

@@ -66,7 +66,7 @@ def test_an_interruption_is_measured_from_its_onset() -> None:
     rows = {row.name: row for row in barge_in.measure([talk])}
     cut = talk.turns[0]["barge_in"]
     assert rows["onset_to_silence"].p50 == cut["stop_ms"]
-    assert rows["onset_to_duck"].p50 <= rows["onset_to_hold"].p50 <= rows["onset_to_silence"].p50 + 20
+    assert rows["onset_to_duck"].p50 <= rows["onset_to_silence"].p50
     assert rows["next_first_audio"].p50 == talk.turns[1]["voice_to_voice_ms"]
     assert rows["heard"].p50 == talk.turns[0]["heard_words"]
     assert rows["heard_not_in_state"].p50 == rows["in_state_not_heard"].p50 == 0

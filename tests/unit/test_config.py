@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import config
+from app.cli import main
 from app.config import Audio, Config, Journal, Llm, Models
 from app.errors import ConfigError
 
@@ -35,6 +36,19 @@ def test_a_file_the_user_named_must_exist(tmp_path: Path) -> None:
         ('[llm]\nthreads = "two"\n', "Expected `int`"),
         ("[llm\n", "can't be read"),
         ("llm = 3\n", "Expected `object`"),
+        ("seed = -1\n", "seed"),
+        ("[llm]\nthreads = 0\n", "llm.threads"),
+        ("[llm]\ntop_p = 0.0\n", "llm.top_p"),
+        ("[llm]\ntemperature = nan\n", "llm.temperature"),
+        ("[llm]\nrepetition_penalty = 0.0\n", "llm.repetition_penalty"),
+        ("[llm]\ncontext_tokens = 511\n", "llm.context_tokens"),
+        ("[llm]\nmax_reply_tokens = 7\n", "llm.max_reply_tokens"),
+        ("[llm]\ntop_k = -1\n", "llm.top_k"),
+        ('[llm]\ndevice = "gpu"\n', "llm.device"),
+        ('[llm]\nformat = "int8"\n', "llm.format"),
+        ("[turns]\nprobe_ms = -1\n", "turns.probe_ms"),
+        ("[audio]\nblock_ms = 101\n", "audio.block_ms"),
+        ("[audio]\nduck_db = 1.0\n", "audio.duck_db"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_reason(tmp_path: Path, text: str, why: str) -> None:
@@ -42,6 +56,13 @@ def test_a_bad_file_is_refused_with_its_reason(tmp_path: Path, text: str, why: s
     file.write_text(text)
     with pytest.raises(ConfigError, match=why):
         config.load(file)
+
+
+def test_the_check_command_refuses_a_value_out_of_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[llm]\nthreads = 257\n")
+    assert main(["config", "check", str(file)]) == 2
+    assert "llm.threads" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -57,7 +78,7 @@ def test_a_table_changes_only_its_keys() -> None:
     assert changed == Config(models=Models(llm="mine", asr="yours"), seed=4)
 
 
-@given(TEXT, TEXT, st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.integers(-(2**40), 2**40))
+@given(TEXT, TEXT, st.floats(0, 1, exclude_min=True), st.booleans(), st.integers(0, 2**63 - 1))
 def test_what_is_shown_reads_back_to_the_same(name: str, persona: str, top_p: float, keep: bool, seed: int) -> None:
     before = Config(
         models=Models(llm=name),

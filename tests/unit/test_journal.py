@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -35,3 +36,28 @@ def test_an_unwritable_place_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MachineError, match="can't be written"):
         Journal(tmp_path / "file" / "log.jsonl")
+
+
+def test_a_full_disk_is_one_clear_error() -> None:
+    with Journal(Path("/dev/full")) as journal, pytest.raises(MachineError, match="No space left"):
+        journal(fact.SessionClosed(reason="x"))
+
+
+def test_a_write_that_was_short_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, path = os.write, tmp_path / "log.jsonl"
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:7]))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]  # as os.write
+    with Journal(path) as journal:
+        journal(fact.SessionClosed(reason="x"))
+    assert list(read(path)) == [fact.SessionClosed(reason="x")]
+
+
+def test_a_fresh_journal_leaves_the_one_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "2026-11-23T14-02-31.jsonl"
+    for reason, name in [("a", path.name), ("b", f"{path.stem}-2.jsonl"), ("c", f"{path.stem}-3.jsonl")]:
+        with Journal(path, fresh=True) as journal:
+            journal(fact.SessionClosed(reason=reason))
+        assert journal.path == tmp_path / name
+        assert list(read(journal.path)) == [fact.SessionClosed(reason=reason)]
+    assert list(read(path)) == [fact.SessionClosed(reason="a")]
+    Journal(path).close()
+    assert path.read_bytes() == b"", "what the user names is written anew"

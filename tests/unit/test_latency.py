@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -67,6 +68,18 @@ def test_of_a_reopened_turn_the_last_commit_counts() -> None:
     assert latency.turns() == []
     latency.feed(ev.PlayoutStarted(t_s=4.5, branch=2, at_s=4.5))
     assert latency.voice_to_voice_ms(1) == 1000
+
+
+def test_only_the_newest_commits_are_kept_where_that_is_asked() -> None:
+    whole, bounded = Latency(), Latency(keep=2)
+    for branch in range(1, 6):
+        for latency in (whole, bounded):
+            latency.feed(msgspec.structs.replace(committed(2.3, branch), turn=branch))
+            latency.feed(ev.PlayoutStarted(branch=branch, at_s=3.0))
+    assert whole.turns() == [1, 2, 3, 4, 5]
+    assert bounded.turns() == [4, 5]
+    assert bounded.turn_spans(3) is None
+    assert bounded.turn_spans(5) == whole.turn_spans(5)
 
 
 times = st.floats(0, 3600, allow_nan=False).map(lambda t: round(t, 6))
