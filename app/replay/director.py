@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -106,11 +107,10 @@ class Director:
         """Sleep until something happens, or `wake_s`; a cue that is late by a microsecond does not spin."""
         self._happened.clear()
         longest_s = max(self._limit_s - now_s, 0.001)
-        try:
-            async with asyncio.timeout(min(max(wake_s - now_s, 0.001), longest_s) if wake_s > now_s else longest_s):
+        wait_s = min(max(wake_s - now_s, 0.001), longest_s) if wake_s > now_s else longest_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
                 await self._happened.wait()
-        except TimeoutError:
-            pass
 
     def _over_s(self) -> float:
         return max([self._last_s, *(sound.end_s for sound in self.sounds)]) + QUIET_S
