@@ -90,6 +90,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     architecture: str = ""
     """Family of a language model as its file names it."""
     parameters: int = 0
+    thinks: bool = False
+    """It writes its reasoning before an answer, which nobody wants to hear: never recommended."""
 
 
 class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -116,7 +116,7 @@ def test_more_machine_gets_a_larger_model_but_never_one_that_the_engine_can_not_
     sizes = [model.parameters for model in models]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[1] < sizes[-1]
-    assert all(model.architecture in RUNNABLE for model in models)
+    assert all(model.architecture in RUNNABLE and not model.thinks for model in models)
 
 
 def test_a_model_that_does_not_fit_is_not_advised() -> None:
