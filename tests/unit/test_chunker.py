@@ -36,6 +36,7 @@ def cut(text: str) -> list[str]:
             ["The moon is a celestial body", " that orbits our planet in a month."],
         ),
         ("He looked at it from in front of us", ["He looked at it", " from in front of us"]),
+        ("He looked in from over the wall", ["He looked in from over the wall"]),
     ],
 )
 def test_where_it_cuts(reply: str, clauses: list[str]) -> None:

@@ -340,6 +340,17 @@ def test_a_reply_cut_while_it_is_decoded_was_interrupted() -> None:
     assert (committed.heard, committed.interrupted) == ("One two three four,", True)
 
 
+def test_a_reply_heard_to_its_last_word_was_not_interrupted() -> None:
+    stage = Stage()
+
+    async def scene() -> None:
+        await stage.turn(1.0, "Tell me about the moon.")
+        await stage.cut(4.0, 10, "Wait")
+
+    committed = next(e for e in played(scene(), stage) if isinstance(e, fact.ReplyCommitted))
+    assert (committed.words, committed.interrupted) == (10, False)
+
+
 def test_a_rollback_does_not_wait_for_a_synthesis() -> None:
     stage = Stage()
     voice = asyncio.Event()
