@@ -2,6 +2,9 @@
 
 What stands in the state is the conversation as it was heard. Everything here keeps that true: a boundary is taken only
 between whole characters, a reply that was cut off ends with a dash where the sound ended, and old turns leave as text.
+
+The way back to a boundary is a mark, which costs nothing. Where the rows that it leans on are gone, it is the longest
+capsule of the same text, and what that lacks is read again. A capsule is taken whenever a turn is committed.
 """
 
 from __future__ import annotations
@@ -16,11 +19,14 @@ from app.personas import choose
 from app.ports import BoundaryMark, Clock, RollbackReport
 from engine.capsule import Capsule, Mark
 from engine.chat import Example
-from engine.errors import ContextFull
+from engine.errors import ContextFull, PoolFull, StateError
 from engine.sampler import Sampling
 from engine.session import Engine
 from engine.tokenizer import IncrementalDecoder
 
+PERSONA = "persona"
+"""What the capsule of the opening is called in the store."""
+BOUNDARY = "boundary-"
 CUT = "—"
 """Ends a turn that was cut off in the middle of a sentence."""
 
@@ -36,7 +42,9 @@ CLOSING_TOKENS = 16
 class _Boundary(NamedTuple):
     """A place the state can be put back to, and what the conversation was there."""
 
-    state: Mark | Capsule
+    mark: Mark
+    tokens: list[int]
+    """The text up to it, by which a capsule of it is found."""
     turns: int
     """Whole turns in the state, those of example not counted."""
     user: str
@@ -49,13 +57,16 @@ class LaneBrain:
 
     def __init__(self, engine: Engine, config: Llm, *, clock: Clock, seed: int) -> None:
         self._lane = engine.lane()
+        self._store = engine.store
         self._chat = engine.chat
         self._tokenizer = engine.tokenizer
         self._config = config
         self._clock = clock
         self._seed = seed
         self._persona = choose(config.persona)
-        self._opening: Capsule | None = None
+        self._opening: _Boundary | None = None
+        self._newest: Capsule | None = None
+        """The last one taken; what it holds, the next one shares."""
         self._turns: list[Example] = []
         """The turns in the state, as heard."""
         self._user = ""
@@ -69,10 +80,19 @@ class LaneBrain:
         self._cut_ids = tuple(id for id in range(size) if dash in engine.tokenizer.token_bytes(id))
 
     async def open(self) -> BoundaryMark:
-        """Read the persona. Its boundary is a copy, so that it outlives everything."""
-        await self._lane.append(self._chat.opening(self._persona.system, self._persona.examples))
-        self._opening = self._lane.snapshot()
-        return self._take(self._opening)
+        """Read the persona, unless an earlier conversation did, and drop all else that is left of that.
+
+        The persona's capsule is never evicted.
+        """
+        for name in self._store.names:
+            if name.startswith(BOUNDARY):
+                self._store.drop(name)
+        opening = self._chat.opening(self._persona.system, self._persona.examples)
+        self._restore_start_of(opening)
+        await self._lane.append(opening[self._lane.position :])
+        mark = self._commit(PERSONA)
+        self._opening = self._boundaries[mark.handle]
+        return mark
 
     async def read_user(self, text: str) -> BoundaryMark:
         """Append the user's turn and the header of the reply.
@@ -91,7 +111,7 @@ class LaneBrain:
         await self._lane.append(turn)
         self._user = text
         self._reply_begin = self._lane.position
-        return self._take(self._lane.mark())
+        return self._commit()
 
     async def reply(self, turn: int) -> AsyncGenerator[str, None]:
         """Decode the reply.
@@ -126,13 +146,14 @@ class LaneBrain:
 
     async def mark_clause(self) -> BoundaryMark:
         """The boundary before the newest piece of the reply."""
-        return self._take(self._piece_begin or self._lane.mark())
+        mark = self._piece_begin or self._lane.mark()
+        return self._keep(mark, self._lane.journal[: mark.position])
 
     async def roll_back(self, handle: int, heard: str, *, cut: bool) -> RollbackReport:
         """Put the state back, and feed what was heard after that boundary."""
         boundary = self._boundaries[handle]
         since_s = self._clock.now_s()
-        self._restore(boundary.state)
+        reread_tokens = await self._put_back(boundary)
         took_us = (self._clock.now_s() - since_s) * 1e6
         self._turns = self._turns[: boundary.turns]
         self._user, self._reply_begin = boundary.user, boundary.reply_begin
@@ -142,8 +163,8 @@ class LaneBrain:
             fed += self._tokenizer.encode("" if ends_sentence(so_far) else CUT)
         before = self._lane.position
         await self._lane.append(fed)
-        mark = await self.close_reply() if cut else self._take(self._lane.mark())
-        return RollbackReport(self._lane.position - before, took_us, mark)
+        mark = await self.close_reply() if cut else self._take()
+        return RollbackReport(self._lane.position - before + reread_tokens, took_us, mark)
 
     async def close_reply(self) -> BoundaryMark:
         """Close the agent's turn as it is in the state."""
@@ -151,7 +172,7 @@ class LaneBrain:
         await self._lane.append(self._chat.closing)
         self._turns.append(turn)
         self._user, self._reply_begin = "", None
-        return self._take(self._lane.mark())
+        return self._commit()
 
     @property
     def turns(self) -> Sequence[Example]:
@@ -162,15 +183,16 @@ class LaneBrain:
         """Drop boundaries. The opening stays: `make_room` begins there."""
         for handle in handles:
             self._boundaries.pop(handle, None)
+            self._store.drop(_name(handle))
 
     async def make_room(self, text: str) -> tuple[int, BoundaryMark] | None:
         """If the next turn may not fit, begin anew from the persona with the newest turns that fit half the context."""
         assert self._opening is not None, "open() comes first"
         turn_tokens = max(USER_TURN_TOKENS, len(self._chat.user_turn(text)))
         needed_tokens = self._needed_tokens(turn_tokens)
-        if self._free_tokens() >= needed_tokens or self._lane.position == self._opening.position:
+        if self._free_tokens() >= needed_tokens or self._lane.position == len(self._opening.tokens):
             return None
-        self._restore(self._opening)
+        await self._put_back(self._opening)
         room_tokens = min(self._lane.capacity // 2, self._lane.capacity - needed_tokens) - self._lane.position
         kept: list[Example] = []
         fed: list[int] = []
@@ -181,8 +203,8 @@ class LaneBrain:
             kept, fed = [turn, *kept], tokens + fed
         await self._lane.append(fed)
         self._turns = kept
-        self._boundaries.clear()
-        return len(kept), self._take(self._lane.mark())
+        self.forget(list(self._boundaries))
+        return len(kept), self._commit()
 
     def _needed_tokens(self, turn_tokens: int) -> int:
         return turn_tokens + self._config.max_reply_tokens + CLOSING_TOKENS
@@ -208,17 +230,64 @@ class LaneBrain:
         assert self._reply_begin is not None, "a reply is open"
         return self._tokenizer.decode(self._lane.journal[self._reply_begin :])
 
-    def _restore(self, state: Mark | Capsule) -> None:
-        if isinstance(state, Capsule):
-            self._lane.restore(state)
-        else:
-            self._lane.roll_back(state)
+    async def _put_back(self, boundary: _Boundary) -> int:
+        """Make the state that of a boundary, and tell how many tokens had to be read again for it."""
+        try:
+            self._lane.roll_back(boundary.mark)
+        except StateError:
+            self._restore_start_of(boundary.tokens)
+            missing = boundary.tokens[self._lane.position :]
+            await self._lane.append(missing)
+            return len(missing)
+        return 0
 
-    def _take(self, state: Mark | Capsule) -> BoundaryMark:
+    def _restore_start_of(self, tokens: list[int]) -> None:
+        """Make the state that of the longest capsule of a text, or the empty one."""
+        found = self._store.longest_match(tokens)
+        try:
+            if found is not None:
+                self._lane.restore(found.capsule)
+                return
+        except StateError:
+            # It was never filled, or copying it back failed half way. The text is enough.
+            pass
+        self._lane.clear()
+
+    def _commit(self, name: str | None = None) -> BoundaryMark:
+        """Take a boundary with a capsule, which is evicted only after the next one was taken."""
+        try:
+            capsule = self._snapshot()
+        except PoolFull:
+            # The text is enough to come back.
+            return self._take()
+        mark = self._take(capsule.bytes)
+        for known in self._store.names:
+            if known.startswith(BOUNDARY):
+                self._store.unpin(known)
+        self._store.put(name or _name(mark.handle), capsule, pinned=True)
+        self._newest = capsule
+        return mark
+
+    def _snapshot(self) -> Capsule:
+        try:
+            return self._lane.snapshot(parent=self._newest)
+        except StateError:
+            # The text did not grow from the newest one: a turn was taken back.
+            return self._lane.snapshot()
+
+    def _take(self, capsule_bytes: int = 0) -> BoundaryMark:
+        """A boundary where the state stands."""
+        return self._keep(self._lane.mark(), self._lane.journal, capsule_bytes)
+
+    def _keep(self, mark: Mark, tokens: list[int], capsule_bytes: int = 0) -> BoundaryMark:
         self._taken += 1
-        self._boundaries[self._taken] = _Boundary(state, len(self._turns), self._user, self._reply_begin)
-        capsule_bytes = state.bytes if isinstance(state, Capsule) else 0
-        return BoundaryMark(state.position, capsule_bytes, self._taken)
+        self._boundaries[self._taken] = _Boundary(mark, tokens, len(self._turns), self._user, self._reply_begin)
+        return BoundaryMark(mark.position, capsule_bytes, self._taken)
+
+
+def _name(handle: int) -> str:
+    """Of a boundary's capsule in the store."""
+    return f"{BOUNDARY}{handle}"
 
 
 def ends_sentence(text: str) -> bool:

@@ -125,8 +125,10 @@ def parser() -> argparse.ArgumentParser:
     config = add("config", _config, "show the configuration in force, where it lies, or check a file")
     config.add_argument("action", nargs="?", choices=("show", "path", "check"), default="show", help="default: show")
     config.add_argument("file", nargs="?", type=Path, metavar="FILE", help="for check")
+    _add_capsule(add("capsule", _capsule, "look into the file of a capsule, or compare what two were made with"))
     bench = add("bench", _bench, "measure, for example: backtalk bench capsule --json R.json")
     bench.add_argument("name", metavar="NAME", help="one of: " + ", ".join(_BENCHES))
+    bench.add_argument("--lengths", type=_lengths, metavar="N,N", help="capsule: tokens of the texts it measures")
     verify = add("verify", _verify, "the engine's exactness gates, on this machine")
     for measured in (bench, verify):
         measured.add_argument("--model", metavar="M", help="a language model, instead of the configured one")
@@ -143,6 +145,21 @@ def _add_replay(replay: argparse.ArgumentParser) -> None:
     replay.add_argument("--events", type=Path, metavar="E.jsonl", help="the event log")
     replay.add_argument("--record", type=Path, metavar="OUT.wav", help="stereo: left the user, right the assistant")
     replay.add_argument("--seed", type=int, metavar="N", help="instead of the script's")
+
+
+def _add_capsule(capsule: argparse.ArgumentParser) -> None:
+    capsule.add_argument("action", choices=("show", "diff"), help="show: what is in it; diff: exit status 1 if others")
+    capsule.add_argument("file", type=Path, metavar="FILE", help="a capsule")
+    capsule.add_argument(
+        "other", nargs="?", type=Path, metavar="OTHER", help="for diff: another one; none: the configured model, here"
+    )
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} are no numbers of tokens, such as 256,1024")
+    return tuple(map(int, parts))
 
 
 def _start_log(arguments: argparse.Namespace) -> None:
@@ -234,6 +251,14 @@ def _config(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _capsule(arguments: argparse.Namespace) -> int:
+    from app import capsules
+
+    if arguments.action == "diff":
+        return capsules.diff(arguments.file, arguments.other, _configured(arguments))
+    return capsules.show(arguments.file)
+
+
 def _bench(arguments: argparse.Namespace) -> int:
     module = _BENCHES.get(arguments.name)
     if module is None:
@@ -242,7 +267,12 @@ def _bench(arguments: argparse.Namespace) -> int:
             f"this build has: {', '.join(_BENCHES)}",
             "backtalk bench capsule",
         )
-    status: int = importlib.import_module(module).run(_configured(arguments), arguments.json)
+    if arguments.lengths and arguments.name != "capsule":
+        raise ConfigError(
+            f"{arguments.name} takes no --lengths", "only capsule measures chosen lengths", "leave it out"
+        )
+    chosen = {"lengths": arguments.lengths} if arguments.lengths else {}
+    status: int = importlib.import_module(module).run(_configured(arguments), arguments.json, **chosen)
     return status
 
 

@@ -22,7 +22,10 @@ from app import fetch
 from app.catalogue import Catalogue, Entry, FileDigest, HubSource, Kind, PackageSource, WheelSource, unknown
 from app.errors import ModelError
 
-__all__ = ["Kind", "Store", "cache_root", "resolve"]
+__all__ = ["Kind", "Store", "cache_root", "resolve", "resolve_llm"]
+
+DRAWN = "random:"
+"""What names of language models begin with whose weights are drawn from a seed."""
 
 _MANIFEST = ".manifest.json"
 _GGUF_PREFERRED = ("q4_k_m", "q8_0", "q4_0", "q6_k", "bf16", "f16")
@@ -73,6 +76,15 @@ def resolve(name: str, kind: Kind, *, offline: bool = False, root: Path | None =
     return Store(root or cache_root()).resolve(name, kind, offline=offline)
 
 
+def resolve_llm(name: str, *, offline: bool = False) -> Path | str:
+    """What the engine opens: the path of a language model as `resolve` finds it, or `random:SHAPE`, which has none.
+
+    Raises:
+        ModelError: As `resolve`. Whether there is such a shape, the engine knows.
+    """
+    return name if name.startswith(DRAWN) else resolve(name, "llm", offline=offline)
+
+
 class Store:
     """The cache and the catalogue."""
 
@@ -89,11 +101,11 @@ class Store:
             return self.pull(entry, offline=offline)
         if name.startswith("hf:"):
             return loadable(self.pull(_from_anywhere(name, kind), offline=offline), kind, name)
-        if name.startswith("random:"):
+        if name.startswith(DRAWN):
             raise ModelError(
-                f"{name} can't be used",
-                "this build has no random weights",
-                f"use one of: {', '.join(known.name for known in self.catalogue.of_kind(kind))}",
+                f"{name} lies nowhere",
+                "it is a language model whose weights are drawn from a seed when it is loaded",
+                f"name it where a language model is used: backtalk --llm {name}",
             )
         path = Path(name).expanduser()
         if not path.exists():

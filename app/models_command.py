@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from app.catalogue import Entry, Kind, PackageSource
 from app.config import Config
 from app.errors import ModelError, explain
-from app.models import Store, cache_root
+from app.models import DRAWN, Store, cache_root
 from app.recommend import RUNNABLE, recommend
 
 _KINDS: tuple[Kind, ...] = ("llm", "asr", "voice", "vad", "turn")
@@ -87,9 +87,14 @@ def _recommend(store: Store) -> int:
 
 
 def _chosen(store: Store, names: Sequence[str], config: Config) -> list[tuple[str, Kind]]:
-    """The named models, or those configured; a repository that no catalogue knows is taken for a language model."""
+    """The named models, or those configured that lie somewhere; an unknown repository is taken for a language model."""
     if not names:
-        return [(config.models.llm, "llm"), (config.models.asr, "asr"), (config.models.voice, "voice")]
+        models: list[tuple[str, Kind]] = [
+            (config.models.llm, "llm"),
+            (config.models.asr, "asr"),
+            (config.models.voice, "voice"),
+        ]
+        return [(name, kind) for name, kind in models if not name.startswith(DRAWN)]
     return [(name, "llm" if name.startswith("hf:") else store.catalogue.entry(name).kind) for name in names]
 
 

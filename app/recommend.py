@@ -7,7 +7,7 @@ from typing import NamedTuple
 from app.catalogue import Catalogue, Entry
 from app.machine import Machine
 
-RUNNABLE = frozenset({"llama", "qwen3"})
+RUNNABLE = frozenset({"llama", "qwen3", "qwen35"})
 """Architectures that our engine loads today."""
 
 _GPU_SHARE = 0.6

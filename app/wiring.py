@@ -54,7 +54,7 @@ def load(config: Config, tell: Tell, with_voice: Callable[[Voice], None] | None 
         AudioError: A speech model's files can't be used.
     """
     wanted = config.models
-    llm = models.resolve(wanted.llm, "llm", offline=config.offline)
+    llm = models.resolve_llm(wanted.llm, offline=config.offline)
     asr = models.resolve(wanted.asr, "asr", offline=config.offline)
     voice = models.resolve(wanted.voice, "voice", offline=config.offline)
     tell(f"loading {wanted.llm}, {wanted.asr} and {wanted.voice}")
@@ -77,13 +77,13 @@ def _load_voice_and_use(path: Path, use: Callable[[Voice], None] | None) -> Voic
     return voice
 
 
-def load_engine(config: Config, path: Path) -> Engine:
-    """The language model. Importing torch takes a second or two, so it happens here."""
+def load_engine(config: Config, name: Path | str) -> Engine:
+    """The language model of a path, or `random:SHAPE`. Importing torch takes a second or two, so it happens here."""
     from engine.session import Engine
 
     llm = config.llm
     return Engine.load(
-        path, device=llm.device, format=llm.format, context_tokens=llm.context_tokens, threads=llm.threads
+        name, device=llm.device, format=llm.format, context_tokens=llm.context_tokens, threads=llm.threads
     )
 
 

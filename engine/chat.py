@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, cycle
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from jinja2.ext import loopcontrols
@@ -59,11 +60,7 @@ class ChatTemplate:
         """
         source = file.get("tokenizer.chat_template", str)
         if not source:
-            raise ModelFileError(
-                f"the model {file.path} can't hold a conversation",
-                "it has no chat template, so it was not trained for one",
-                "Choose an instruction-tuned model; their names mostly end in Instruct or Chat",
-            )
+            raise no_template(file.path)
         bos, eos = (file.get(f"tokenizer.ggml.{name}_token_id", int) for name in ("bos", "eos"))
         bos_text, eos_text = ("" if id is None else tokenizer.token_text(id) for id in (bos, eos))
         return cls(source, bos_text, eos_text)
@@ -205,6 +202,15 @@ def _cut(text: str, marks: Sequence[str]) -> list[str]:
             raise _unusable("it changes the order of the messages")
         pieces.append(before)
     return [*pieces, text]
+
+
+def no_template(model: Path) -> ModelFileError:
+    """The error of a model that has no chat template."""
+    return ModelFileError(
+        f"the model {model} can't hold a conversation",
+        "it has no chat template, so it was not trained for one",
+        "Choose an instruction-tuned model; their names mostly end in Instruct or Chat",
+    )
 
 
 def _unusable(why: str) -> PromptError:

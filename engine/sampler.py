@@ -46,8 +46,18 @@ class Sampling:
         """Refuse values that mean nothing."""
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.repetition_penalty <= 0:
             raise ValueError(f"these settings can't sample: {self}")
-        if self.seed is not None and not 0 <= self.seed < 1 << 63:
-            raise ValueError(f"the seed {self.seed} is not in 0..2**63-1")
+        if self.seed is not None:
+            check_seed(self.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what can't be a seed.
+
+    Raises:
+        ValueError: It does not fit into a state.
+    """
+    if not 0 <= seed < 1 << 63:
+        raise ValueError(f"the seed {seed} is not in 0..2**63-1")
 
 
 def choose(logits: Tensor, sampling: Sampling, seed: int, position: int, recent: Sequence[int]) -> int:

@@ -1,26 +1,56 @@
-"""What a model is: its shape, read from the metadata of its file, and the tensors that such a shape must have."""
+"""What a model is: its shape, and the tensors that such a shape must have, under the names and in the form we use.
+
+The names are GGUF's, because it has one for everything. The values are as GGUF has them too: norms that a model keeps
+as `1 + w` are whole, the decay of a linear attention is `-exp(A_log)`. Heads are in the order of the model's own code:
+values of the linear attention are grouped by the key head they belong to. `weights/` brings every file into this form.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
-from engine.errors import ModelFileError
-from engine.weights.gguf import GGUFFile
-
-ARCHITECTURES = ("llama", "qwen3")
 ROPE_FACTORS = "rope_freqs.weight"
-"""Llama 3's scaling of the rotary frequencies arrives as a tensor of divisors, float32[head_dim / 2]."""
+"""Llama 3's scaling of the rotary frequencies: divisors, float32[rotary_dims / 2]."""
+
 MAX_LAYERS = 1024
 MAX_WIDTH = 1 << 20
+MAX_KERNEL = 16
+"""More layers, a wider one or a longer convolution no model has: a file that says so is damaged."""
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class DeltaSpec:
+    """The shape of the gated delta nets of a hybrid model (Yang et al. 2024, arXiv 2412.06464)."""
+
+    key_heads: int
+    value_heads: int
+    """A multiple of `key_heads`: value head j reads key head j // (value_heads / key_heads)."""
+    key_dim: int
+    value_dim: int
+    kernel: int
+    """Tokens that the causal convolution sees, the newest included."""
+    interval: int
+    """Layer i is one of full attention if (i + 1) is a multiple of it, else a gated delta net."""
+
+    @property
+    def channels(self) -> int:
+        """Width of the convolution: queries, keys and values side by side."""
+        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+
+    @property
+    def values(self) -> int:
+        """Width of what a layer puts out before its last product."""
+        return self.value_heads * self.value_dim
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The shape of a dense transformer with grouped-query attention and a gated feed-forward network."""
+    """The shape of a decoder: attention in every layer (dense), or in some, and delta nets in the rest (hybrid)."""
 
     architecture: str
+    """llama, qwen3 or qwen35."""
     layers: int
     hidden: int
     feed_forward: int
@@ -37,115 +67,99 @@ class ModelSpec:
     head_norms: bool
     """Queries and keys are normalised head by head (Qwen3)."""
     rotary_halves: bool
-    """Rotary pairs are (i, i + head_dim / 2) in the file's rows of queries and keys; else (2i, 2i + 1)."""
+    """Rotary pairs are (i, i + rotary_dims / 2) in the rows of queries and keys; else (2i, 2i + 1)."""
     rope_factors: bool
+    rotary_dims: int
+    """The first so many dimensions of a head are rotated."""
+    gated: bool = False
+    """Attention is multiplied by a gate that is made with the queries: of each head's rows first query, then gate."""
+    delta: DeltaSpec | None = None
+    draft_head: bool = False
+    """There is a block that predicts one token further (multi-token prediction)."""
 
     @property
     def group(self) -> int:
         """Query heads that share a key and value head."""
         return self.query_heads // self.kv_heads
 
-    @classmethod
-    def from_gguf(cls, file: GGUFFile) -> ModelSpec:
-        """Read the shape and check that the file's tensors are those of the shape, no more and no fewer.
+    def attends(self, layer: int) -> bool:
+        """Whether a layer is one of attention."""
+        return self.delta is None or (layer + 1) % self.delta.interval == 0
 
-        Raises:
-            ModelFileError: The architecture is unknown, a number is missing or absurd, or a tensor is missing, left
-                over, or of another shape.
-        """
-        architecture = file.require("general.architecture", str)
-        if architecture not in ARCHITECTURES:
-            _refuse(file, f"its architecture is {architecture}, and this engine runs {' and '.join(ARCHITECTURES)}")
-        scaling = file.get(f"{architecture}.rope.scaling.type", str)
-        if scaling not in (None, "none"):
-            _refuse(file, f"its rotary positions are scaled by {scaling!r}, which this engine does not do")
-        read = _Numbers(file, architecture)
-        hidden = read.count("embedding_length")
-        query_heads = read.count("attention.head_count")
-        head_dim = read.count("attention.key_length", hidden // query_heads)
-        if "token_embd.weight" not in file.tensors:
-            _refuse(file, "it lacks the tensor token_embd.weight")
-        spec = cls(
-            architecture=architecture,
-            layers=read.count("block_count", most=MAX_LAYERS),
-            hidden=hidden,
-            feed_forward=read.count("feed_forward_length"),
-            query_heads=query_heads,
-            kv_heads=read.count("attention.head_count_kv", query_heads),
-            head_dim=head_dim,
-            vocabulary=file.tensors["token_embd.weight"].shape[0],
-            context_tokens=read.count("context_length"),
-            rope_base=file.get(f"{architecture}.rope.freq_base", float) or 10000.0,
-            norm_epsilon=file.require(f"{architecture}.attention.layer_norm_rms_epsilon", float),
-            tied_head="output.weight" not in file.tensors,
-            head_norms=architecture == "qwen3",
-            rotary_halves=architecture == "qwen3",
-            rope_factors=ROPE_FACTORS in file.tensors,
-        )
-        if spec.query_heads % spec.kv_heads or spec.head_dim % 2:
-            _refuse(file, f"{spec.query_heads} query heads of {spec.head_dim} do not share {spec.kv_heads} kv heads")
-        if (
-            read.count("rope.dimension_count", head_dim) != head_dim
-            or read.count("attention.value_length", head_dim) != head_dim
-        ):
-            _refuse(file, "it rotates a part of each head, or its values are wider than its keys")
-        spec.check_tensors(file)
-        return spec
+    @property
+    def attention_layers(self) -> int:
+        """Layers of attention, the draft head's not counted."""
+        return sum(self.attends(layer) for layer in range(self.layers))
 
-    def tensors(self) -> dict[str, tuple[int, ...]]:
+    @property
+    def delta_layers(self) -> int:
+        """Layers of gated delta nets."""
+        return self.layers - self.attention_layers
+
+    @property
+    def feed_forward_norm(self) -> str:
+        """What the norm before the feed-forward network is called."""
+        return "post_attention_norm.weight" if self.delta else "ffn_norm.weight"
+
+    def tensors(self) -> Shapes:
         """Every tensor the model consumes, and its shape, outermost dimension first."""
-        query, kv = self.query_heads * self.head_dim, self.kv_heads * self.head_dim
-        shapes: dict[str, tuple[int, ...]] = {
+        shapes: Shapes = {
             "token_embd.weight": (self.vocabulary, self.hidden),
             "output_norm.weight": (self.hidden,),
         }
         if not self.tied_head:
             shapes["output.weight"] = (self.vocabulary, self.hidden)
         if self.rope_factors:
-            shapes[ROPE_FACTORS] = (self.head_dim // 2,)
+            shapes[ROPE_FACTORS] = (self.rotary_dims // 2,)
         for layer in range(self.layers):
-            block: dict[str, tuple[int, ...]] = {
-                "attn_norm": (self.hidden,),
-                "attn_q": (query, self.hidden),
-                "attn_k": (kv, self.hidden),
-                "attn_v": (kv, self.hidden),
-                "attn_output": (self.hidden, query),
-                "ffn_norm": (self.hidden,),
-                "ffn_gate": (self.feed_forward, self.hidden),
-                "ffn_up": (self.feed_forward, self.hidden),
-                "ffn_down": (self.hidden, self.feed_forward),
-            }
-            if self.head_norms:
-                block |= {"attn_q_norm": (self.head_dim,), "attn_k_norm": (self.head_dim,)}
-            shapes |= {f"blk.{layer}.{name}.weight": shape for name, shape in block.items()}
+            mixer = self._attention() if self.attends(layer) else self._delta_net()
+            shapes |= {f"blk.{layer}.{name}": shape for name, shape in (mixer | self._feed_forward()).items()}
+        if self.draft_head:
+            block = self._attention() | self._feed_forward() | self._draft_head()
+            shapes |= {f"blk.{self.layers}.{name}": shape for name, shape in block.items()}
         return shapes
 
-    def check_tensors(self, file: GGUFFile) -> None:
-        """Refuse a file with a tensor that is missing, of another shape, or that nothing would consume."""
-        wanted = self.tensors()
-        for name, shape in wanted.items():
-            if name not in file.tensors:
-                _refuse(file, f"it lacks the tensor {name}")
-            if file.tensors[name].shape != shape:
-                _refuse(file, f"the tensor {name} has the shape {file.tensors[name].shape} instead of {shape}")
-        left_over = next((name for name in file.tensors if name not in wanted), None)
-        if left_over is not None:
-            _refuse(file, f"nothing in a {self.architecture} model uses its tensor {left_over}")
+    def _attention(self) -> Shapes:
+        query, kv = self.query_heads * self.head_dim, self.kv_heads * self.head_dim
+        shapes: Shapes = {
+            "attn_norm.weight": (self.hidden,),
+            "attn_q.weight": (2 * query if self.gated else query, self.hidden),
+            "attn_k.weight": (kv, self.hidden),
+            "attn_v.weight": (kv, self.hidden),
+            "attn_output.weight": (self.hidden, query),
+        }
+        if self.head_norms:
+            shapes |= {"attn_q_norm.weight": (self.head_dim,), "attn_k_norm.weight": (self.head_dim,)}
+        return shapes
 
+    def _delta_net(self) -> Shapes:
+        assert self.delta is not None
+        delta = self.delta
+        return {
+            "attn_norm.weight": (self.hidden,),
+            "attn_qkv.weight": (delta.channels, self.hidden),
+            "attn_gate.weight": (delta.values, self.hidden),
+            "ssm_beta.weight": (delta.value_heads, self.hidden),
+            "ssm_alpha.weight": (delta.value_heads, self.hidden),
+            "ssm_conv1d.weight": (delta.channels, delta.kernel),
+            "ssm_dt.bias": (delta.value_heads,),
+            "ssm_a": (delta.value_heads,),
+            "ssm_norm.weight": (delta.value_dim,),
+            "ssm_out.weight": (self.hidden, delta.values),
+        }
 
-class _Numbers:
-    def __init__(self, file: GGUFFile, architecture: str) -> None:
-        self._file, self._prefix = file, architecture
+    def _feed_forward(self) -> Shapes:
+        return {
+            self.feed_forward_norm: (self.hidden,),
+            "ffn_gate.weight": (self.feed_forward, self.hidden),
+            "ffn_up.weight": (self.feed_forward, self.hidden),
+            "ffn_down.weight": (self.hidden, self.feed_forward),
+        }
 
-    def count(self, key: str, default: int | None = None, most: int = MAX_WIDTH) -> int:
-        name = f"{self._prefix}.{key}"
-        read: Callable[[str, type[int]], int | None] = self._file.require if default is None else self._file.get
-        number = read(name, int)
-        number = default if number is None else number
-        if number is None or not 0 < number <= most:
-            _refuse(self._file, f"{name} is {number}, which no model has")
-        return number
-
-
-def _refuse(file: GGUFFile, why: str) -> NoReturn:
-    raise ModelFileError(f"the model {file.path} can't be run", why, "Choose another model: backtalk models list")
+    def _draft_head(self) -> Shapes:
+        return {
+            "nextn.eh_proj.weight": (self.hidden, 2 * self.hidden),
+            "nextn.enorm.weight": (self.hidden,),
+            "nextn.hnorm.weight": (self.hidden,),
+            "nextn.shared_head_norm.weight": (self.hidden,),
+        }

@@ -1,4 +1,4 @@
-"""Text to tokens and back, built from the vocabulary inside a GGUF file.
+"""Text to tokens and back, built from a model's vocabulary.
 
 Byte-level BPE runs in the `tokenizers` library; what stands here is how a file's metadata become such a tokenizer, and
 a rule: only text that we wrote ourselves may become a control token. What a user said never does, whatever it spells.
@@ -27,8 +27,8 @@ _QWEN35_SPLIT = (
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# GGUF's types of the tokens that are text or bytes. All others (control, user-defined, unknown) are marks.
-_NORMAL, _UNUSED, _BYTE = 1, 5, 6
+# GGUF's types of tokens. Normal, unused and bytes are text; all others (control, user-defined, unknown) are marks.
+NORMAL, CONTROL, UNUSED, BYTE = 1, 3, 5, 6
 
 
 class Part(NamedTuple):
@@ -37,6 +37,15 @@ class Part(NamedTuple):
     text: str
     trusted: bool
     """Whether names of control tokens in it are control tokens."""
+
+
+class Splitter(NamedTuple):
+    """How text is cut before merging."""
+
+    cut: pre_tokenizers.PreTokenizer
+    """Turns text into GPT-2's alphabet of bytes as well, and loses none."""
+    whole_words_first: bool
+    """Whether a word that is a token by itself is taken without merging."""
 
 
 class Tokenizer:
@@ -50,25 +59,27 @@ class Tokenizer:
         control_ids: Every token that is a mark and not text.
     """
 
-    def __init__(self, tokens: Sequence[str], types: Sequence[int], merges: Sequence[str], split: str) -> None:
+    def __init__(
+        self, tokens: Sequence[str], types: Sequence[int], merges: Sequence[str], split: str | Splitter
+    ) -> None:
         """Build a tokenizer from its parts.
 
         Args:
             tokens: All tokens; bytes are written in GPT-2's alphabet.
             types: GGUF's type of each token.
             merges: Pairs in order of rank, each "left right".
-            split: How text is cut before merging, by the name GGUF has for it.
+            split: How text is cut before merging; GGUF has names for some ways.
 
         Raises:
             ValueError: `split` is unknown, or the parts don't fit together.
         """
         if len(types) != len(tokens):
             raise ValueError(f"there are {len(tokens)} tokens and {len(types)} token types")
-        text_ids = {token: id for id, token in enumerate(tokens) if types[id] in (_NORMAL, _UNUSED, _BYTE)}
+        text_ids = {token: id for id, token in enumerate(tokens) if types[id] in (NORMAL, UNUSED, BYTE)}
         pairs = [tuple(merge.split(" ")) for merge in merges]
         if any(len(pair) != 2 or not text_ids.keys() >= {*pair, "".join(pair)} for pair in pairs):
             raise ValueError("a merge does not make a token of the vocabulary from two others")
-        pre_tokenizer, whole_words_first = _splitter(split)
+        pre_tokenizer, whole_words_first = _splitter(split) if isinstance(split, str) else split
         model = models.BPE(text_ids, pairs, ignore_merges=whole_words_first)  # pyright: ignore[reportArgumentType]  # pairs, checked above
         self._backend: Any = Backend(model)
         self._backend.pre_tokenizer = pre_tokenizer
@@ -194,18 +205,17 @@ state must stay what it was.
 """
 
 
-def _splitter(name: str) -> tuple[pre_tokenizers.PreTokenizer, bool]:
-    """The pre-tokenizer, and whether a word that is a token by itself is taken without merging."""
+def _splitter(name: str) -> Splitter:
     if name not in SPLITS:
         raise ValueError(f"the split {name!r} is not supported")
     expression = SPLITS[name]
     if expression is not None:
         cut = pre_tokenizers.Split(Regex(expression), "isolated")
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return pre_tokenizers.Sequence([cut, to_bytes]), name == "llama-bpe"
+        return Splitter(pre_tokenizers.Sequence([cut, to_bytes]), name == "llama-bpe")
     gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     digits = pre_tokenizers.Digits(individual_digits=True)
-    return (pre_tokenizers.Sequence([digits, gpt2]) if name == "smollm" else gpt2), False
+    return Splitter(pre_tokenizers.Sequence([digits, gpt2]) if name == "smollm" else gpt2, False)
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -8,14 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from app import config
+from app import cli, config
 from app.bench.report import row, times_us
 from tests.engine import tiny
+
+CAPSULE = {
+    *("raw_copy", "snapshot", "snapshot_ready", "delta_snapshot", "restore", "rollback", "fork", "save", "load"),
+    *("ttft_cold", "ttft_restore", "decode_step", "append_4", "decode_beside_snapshot"),
+}
 
 
 def test_percentiles_are_of_the_samples() -> None:
     found = row("x", {"tokens": 1}, "us", [float(value) for value in range(101)], bytes=5, floor=0.12345, floor_is="f")
     assert (found.n, found.p50, found.p95, found.p99, found.floor) == (101, 50.0, 95.0, 99.0, 0.123)
+    assert found.ratio == pytest.approx(50 / 0.12345, abs=1e-3)
 
 
 def test_the_warm_up_does_not_count() -> None:
@@ -27,10 +33,7 @@ def test_the_warm_up_does_not_count() -> None:
 @pytest.mark.parametrize(
     ("bench", "names"),
     [
-        (
-            "capsule",
-            {"raw_copy", "snapshot", "snapshot_new_memory", "restore", "rollback", "ttft_cold", "ttft_restore"},
-        ),
+        ("capsule", CAPSULE),
         ("decode", {"decode"}),
         ("prefill", {"append", "prefill"}),
     ],
@@ -43,5 +46,17 @@ def test_a_report_has_the_keys_of_the_contract(bench: str, names: set[str], tmp_
     assert set(report) == {"bench", "machine", "model", "device", "dtype", "rows"}
     assert (report["bench"], report["dtype"]) == (bench, "bf16")
     assert {found["name"] for found in report["rows"]} == names
-    keys = {"name", "params", "unit", "n", "p50", "p95", "p99", "bytes", "floor", "floor_is"}
+    keys = {"name", "params", "unit", "n", "p50", "p95", "p99", "bytes", "floor", "floor_is", "ratio"}
     assert all(set(found) == keys for found in report["rows"])
+
+
+def test_the_lengths_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny.write(tmp_path / "m.gguf", tiny.Shape(), tiny.reference(tiny.Shape()))
+    chosen = ["--model", str(model), "--lengths", "32,100,9999", "--json", str(tmp_path / "r.json")]
+    assert cli.main(["bench", "capsule", *chosen]) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    # The model has no room for the third.
+    assert {found["params"]["tokens"] for found in report["rows"]} == {32, 100}
+    assert cli.main(["bench", "decode", *chosen]) == 2
+    assert "only capsule measures chosen lengths" in capsys.readouterr().err
+    assert cli.main(["bench", "capsule", "--lengths", "256,many"]) == 2

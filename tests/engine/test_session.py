@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from engine.errors import BackendError, ContextFull, ModelFileError, StateError
+from engine.lane import Counters, Lane
 from engine.sampler import Sampling
-from engine.session import Engine, Lane
+from engine.session import Engine
 from tests.engine import tiny
 from tests.engine.tiny import VOCABULARY, Shape
 
@@ -141,7 +142,7 @@ async def test_a_cancelled_step_leaves_a_whole_number_of_tokens(engine: Engine) 
         read = lane.journal[30:]
         assert read == text[: len(read)]
         assert len(read) in (max(0, heard - 1), heard)
-        fresh = engine.lane(lane.seed)
+        fresh = engine.lane(seed=lane.seed)
         await fresh.append(lane.journal)
         assert fresh.digest() == lane.digest()
 
@@ -175,6 +176,20 @@ async def test_a_text_whose_state_was_moved_ends(engine: Engine) -> None:
     before = lane.digest()
     assert [token async for token in tokens] == []
     assert lane.digest() == before
+
+
+@on_a_loop
+async def test_a_refused_restore_does_not_end_a_text(engine: Engine) -> None:
+    lane = engine.lane()
+    await lane.append(some_tokens(30))
+    text = [token async for token in lane.fork().generate(GREEDY, 20, stop_ids=())]
+    evicted = lane.snapshot()
+    evicted.evict()
+    tokens = lane.generate(GREEDY, 20, stop_ids=())
+    first = [await anext(tokens) for _ in range(3)]
+    with pytest.raises(StateError, match="evicted"):
+        lane.restore(evicted)
+    assert first + [token async for token in tokens] == text
 
 
 @on_a_loop
@@ -242,8 +257,33 @@ def test_loading_refuses_what_it_cannot_do(path: Path) -> None:
         Engine.load(path, device="cuda")
     with pytest.raises(BackendError, match="0 tokens of context"):
         Engine.load(path, context_tokens=0)
+    with pytest.raises(BackendError, match="-1 bytes for capsules"):
+        Engine.load(path, capsule_bytes=-1)
     with pytest.raises(ModelFileError, match="No such file"):
         Engine.load(path.parent / "absent.gguf")
+
+
+def test_memory_for_capsules_is_taken_at_load(path: Path, engine: Engine) -> None:
+    full_bytes = engine.lane()._live.state.arena.live_bytes(CONTEXT)
+    assert engine.pool.usage().budget_bytes == 4 * full_bytes // 64 * 64
+    assert Engine.load(path, capsule_bytes=1000).pool.usage().budget_bytes == 960
+
+
+def test_the_engine_counts_what_its_lanes_do(path: Path) -> None:
+    engine = Engine.load(path, format="fp32", context_tokens=CONTEXT)
+    lane = engine.lane()
+    lane.append_now(some_tokens(10))
+    whole, here = lane.snapshot(), lane.mark()
+    lane.append_now(some_tokens(10))
+    lane.snapshot(whole)
+    lane.roll_back(here)
+    lane.fork().restore(whole)
+    lane.rebuild()
+    with pytest.raises(StateError):
+        lane.roll_back(here)
+    assert engine.counters == Counters(snapshots=2, deltas=1, restores=1, rollbacks=1, forks=1, refusals=1, rebuilds=1)
+    engine.close()
+    assert whole.ready
 
 
 def test_the_context_is_cut_to_the_models_own(path: Path) -> None:

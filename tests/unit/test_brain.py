@@ -14,6 +14,7 @@ from app.brain import LaneBrain, ends_sentence
 from app.config import Llm
 from app.personas import BUILT_IN, choose
 from app.ports import BoundaryMark
+from engine import live
 from engine.chat import Example
 from engine.errors import ContextFull
 from engine.session import Engine
@@ -85,7 +86,7 @@ class _OneLane:
     """Hands the brain the lane that the test looks at."""
 
     def __init__(self, engine: Engine, lane: Any) -> None:
-        self.tokenizer, self.chat = engine.tokenizer, engine.chat
+        self.tokenizer, self.chat, self.store = engine.tokenizer, engine.chat, engine.store
         self.lane = lambda: lane
 
 
@@ -198,6 +199,85 @@ def test_an_abandoned_turn_leaves_no_trace(engine: Engine) -> None:
         return list(bench.lane.journal), "".join(await bench.hear())
 
     assert run(talk(detour=True)) == run(talk(detour=False))
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("left", ["marks", "capsules", "capsules that fail", "text"])
+def test_there_is_always_a_way_back(engine: Engine, left: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the memory is gone")
+
+    async def talk() -> None:
+        bench = Bench(engine)
+        await bench.brain.open()
+        settled = await bench.exchange("Hello.", "Hi! How can I help?")
+        text, digest = bench.text(), bench.lane.digest()
+        await bench.exchange("Which planet is red?", "Mars is red.")
+        if left != "marks":
+            # A restore writes over everything that marks lean on.
+            bench.lane.restore(bench.lane.snapshot())
+        if left == "text":
+            for name in engine.store.names:
+                engine.store.drop(name)
+        if left == "capsules that fail":
+            monkeypatch.setattr(live, "copy_bytes", fail)
+        report = await bench.brain.roll_back(settled.handle, "", cut=False)
+        assert report.refed_tokens == (0 if left in ("marks", "capsules") else settled.position)
+        assert (bench.text(), bench.lane.digest()) == (text, digest)
+
+    run(talk())
+
+
+@pytest.mark.models
+def test_a_persona_is_read_once(engine: Engine) -> None:
+    """And is the same as if it were read again: a second conversation begins with the first one's capsule of it."""
+
+    async def talk() -> None:
+        for name in engine.store.names:
+            engine.store.drop(name)
+        first, second = Bench(engine), Bench(engine)
+        await first.brain.open()
+        await first.exchange("Hello.", "Hi!")
+        restores = engine.counters.restores
+        await second.brain.open()
+        assert engine.counters.restores == restores + 1
+        assert engine.store.names == ["persona"]
+        fresh = engine.lane()
+        await fresh.append(second.lane.journal)
+        assert (second.text(), second.lane.digest()) == (rendered(second, []), fresh.digest())
+
+    run(talk())
+
+
+@pytest.mark.models
+def test_a_turn_taken_back_leaves_no_capsule(engine: Engine) -> None:
+    async def talk() -> None:
+        bench = Bench(engine)
+        opened = await bench.brain.open()
+        asked = await bench.brain.read_user("Er")
+        assert engine.store.names == [f"boundary-{asked.handle}", "persona"]
+        await bench.brain.roll_back(opened.handle, "", cut=False)
+        bench.brain.forget([asked.handle])
+        assert engine.store.names == ["persona"]
+        settled = await bench.exchange("Hello.", "Hi!")
+        assert 0 < settled.capsule_bytes < opened.capsule_bytes
+
+    run(talk())
+
+
+@pytest.mark.models
+def test_a_full_pool_costs_no_turn(llm_path: Path) -> None:
+    async def talk() -> None:
+        bench = Bench(Engine.load(llm_path, context_tokens=CONFIG.context_tokens, capsule_bytes=0))
+        opened = await bench.brain.open()
+        settled = await bench.exchange("Hello.", "Hi!")
+        assert opened.capsule_bytes == settled.capsule_bytes == 0
+        digest = bench.lane.digest()
+        await bench.exchange("Bye.", "Bye!")
+        await bench.brain.roll_back(settled.handle, "", cut=False)
+        assert bench.lane.digest() == digest
+
+    run(talk())
 
 
 @pytest.mark.models

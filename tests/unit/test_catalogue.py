@@ -10,7 +10,7 @@ from app.config import Config
 from app.errors import ModelError
 from app.machine import Machine
 from app.recommend import RUNNABLE, recommend
-from engine.spec import ARCHITECTURES
+from engine.weights.gguf_model import ARCHITECTURES
 
 SHA256 = "0" * 64
 

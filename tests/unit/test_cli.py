@@ -149,6 +149,7 @@ def test_models_that_are_not_here_are_neither_found_nor_fetched(capsys: pytest.C
         status, out, err = run(capsys, "models", action, "smollm2-135m", "--offline")
         assert (status, out) == (2, "")
         assert "offline mode forbids" in err
+    assert "whisper-tiny.en" in run(capsys, "--llm", "random:qwen3-0.6b", "models", "path", "--offline")[2]
     assert run(capsys, "models", "verify") == (0, "", "")
     assert run(capsys, "models", "pull", "smolm2-135m")[2].count("did you mean smollm2-135m?") == 1
 

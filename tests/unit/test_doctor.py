@@ -37,6 +37,8 @@ def test_whatever_is_not_good_has_a_fix() -> None:
 def test_a_model_that_is_not_here_yet_is_a_warning_and_an_unknown_one_is_bad() -> None:
     fresh = by_subject(doctor.examine(Config()))["model (llm)"]
     assert (fresh.state, fresh.fix) == ("warning", "backtalk models pull smollm2-135m")
+    drawn = by_subject(doctor.examine(Config(models=Models(llm="random:qwen3.5-0.8b"))))["model (llm)"]
+    assert (drawn.state, drawn.found) == ("good", "random:qwen3.5-0.8b, drawn when it is loaded")
     wrong = by_subject(doctor.examine(Config(models=Models(llm="smolm2-135m"))))["model (llm)"]
     assert wrong.state == "bad"
     assert "did you mean smollm2-135m?" in wrong.fix

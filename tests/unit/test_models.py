@@ -249,7 +249,8 @@ def test_local_paths_are_taken_as_they_are(tmp_path: Path) -> None:
         (".", "asr", "holds no such files"),
         ("missing.gguf", "llm", "no model is called"),
         ("whisper-tiny.en", "llm", "it is a recogniser"),
-        ("random:qwen3.5-0.8b", "llm", "no random weights"),
+        ("random:qwen3.5-0.8b", "llm", "random:qwen3.5-0.8b lies nowhere"),
+        ("random:qwen3.5-0.8b", "asr", "it is a language model"),
     ],
 )
 def test_what_is_no_such_model_is_refused(
@@ -260,6 +261,18 @@ def test_what_is_no_such_model_is_refused(
     (tmp_path / "lonely.onnx").touch()
     with pytest.raises(ModelError, match=why):
         models.resolve(name, kind)
+
+
+def test_the_engine_opens_a_file_a_directory_or_a_drawn_model(tmp_path: Path) -> None:
+    assert models.resolve_llm(str(gguf(tmp_path / "m.gguf"))) == tmp_path / "m.gguf"
+    directory = tmp_path / "qwen"
+    directory.mkdir()
+    (directory / "config.json").touch()
+    (directory / "model.safetensors").touch()
+    assert models.resolve_llm(str(directory)) == directory
+    assert models.resolve_llm("random:qwen3.5-0.8b,layers=8", offline=True) == "random:qwen3.5-0.8b,layers=8"
+    with pytest.raises(ModelError, match="it is a recogniser"):
+        models.resolve_llm("whisper-tiny.en")
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
