@@ -9,6 +9,7 @@ capsule of the same text, and what that lacks is read again. A capsule is taken 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
@@ -172,7 +173,10 @@ class LaneBrain:
         await self._lane.append(self._chat.closing)
         self._turns.append(turn)
         self._user, self._reply_begin = "", None
-        return self._commit()
+        mark = self._commit()
+        # Nobody waits for the model now.
+        await asyncio.to_thread(self._store.tidy)
+        return mark
 
     @property
     def turns(self) -> Sequence[Example]:

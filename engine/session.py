@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from engine import fingerprint
+from engine import codec, fingerprint
 from engine.capsule import Capsule
 from engine.chat import Chat
 from engine.copier import BackgroundCopier, Copier
@@ -49,6 +49,7 @@ class Engine:
         model: The forward pass; call it in the worker thread only.
         lock: Held while a state or the model's scratch is used.
         fingerprint: What a state must have been made with to be put back.
+        expected: What a capsule's file must hold to be read here.
         pool: Memory for capsules.
         store: Capsules under names, in that memory and on disk.
         copier: Fills capsules beside decoding.
@@ -80,8 +81,8 @@ class Engine:
         full_bytes = max(sum(region.live_bytes(end) for region in regions) for end in ends)
         usual_bytes = min(CAPSULE_CONTEXTS * full_bytes, MOST_CAPSULE_BYTES)
         self.pool = Pool(usual_bytes if capsule_bytes is None else capsule_bytes)
-        expected = Expected(self.fingerprint, regions, self.capacity, self.spec.vocabulary)
-        self.store = Store(self.pool, expected, capsule_directory)
+        self.expected = Expected(self.fingerprint, regions, self.capacity, self.spec.vocabulary)
+        self.store = Store(self.pool, self.expected, capsule_directory)
         self.copier = BackgroundCopier() if copier is None else copier
         self.counters = Counters()
         self._checkpoint = checkpoint
@@ -165,6 +166,23 @@ class Engine:
         if capsule is not None:
             lane.restore(capsule)
         return lane
+
+    def save(self, capsule: Capsule, path: str | os.PathLike[str]) -> None:
+        """Write a capsule into a file of its own, with mode 0600: it holds what was said.
+
+        Raises:
+            StateError: The capsule was evicted or never filled, or the file can't be written; what it had stands.
+        """
+        codec.save(capsule, Path(path))
+
+    def load_capsule(self, path: str | os.PathLike[str]) -> Capsule:
+        """Read a capsule from its file.
+
+        Raises:
+            StateError: It can't be read, is damaged, or was taken with another model, format or machine.
+            PoolFull: There is no room for it, and the store can't make enough.
+        """
+        return self.store.with_room(lambda: codec.load(Path(path), self.expected, self.pool))
 
     def new_state(self) -> LaneState:
         """Memory of a lane, empty."""

@@ -145,16 +145,13 @@ class _Bench:
         ]
 
     def _files(self) -> list[Row]:
-        from app.bench.subject import load_capsule
-        from engine import codec
-
         capsule, engine = self._capsule, self._engine
         size = capsule.total_bytes
         with tempfile.TemporaryDirectory(prefix="backtalk-bench-") as directory:
             path, plain = Path(directory) / "capsule", Path(directory) / "plain"
             content = bytes(size)
-            saves, writes = _in_turn(lambda: codec.save(capsule, path), lambda: _write(plain, content), FILES)
-            loads, reads = _in_turn(lambda: load_capsule(engine, path), plain.read_bytes, FILES)
+            saves, writes = _in_turn(lambda: engine.save(capsule, path), lambda: _write(plain, content), FILES)
+            loads, reads = _in_turn(lambda: engine.load_capsule(path), plain.read_bytes, FILES)
         return [
             self._row("save", saves, writes, size, "one synced write of the same bytes"),
             self._row("load", loads, reads, size, "one read of the same bytes"),

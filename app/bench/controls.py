@@ -13,9 +13,8 @@ import msgspec
 
 from app.bench import fuzz
 from app.bench.disturb import poison_scratch, scribble
-from app.bench.subject import Outcome, Subject, decode, load_capsule
+from app.bench.subject import Outcome, Subject, decode
 from app.bench.texts import BREAD, LIGHTHOUSE
-from engine import codec
 from engine.arena import CHUNK_TOKENS, Live, Usage
 from engine.capsule import Capsule
 from engine.errors import StateError
@@ -201,14 +200,14 @@ class Controls:
         small = self._subject.lane_at(self._subject.text[:3]).snapshot()
         with tempfile.TemporaryDirectory(prefix="backtalk-verify-") as directory:
             path = Path(directory) / "capsule"
-            codec.save(small, path)
+            engine.save(small, path)
             whole = path.read_bytes()
-            yield "the file as it was saved is read", load_capsule(engine, path).digest() == small.digest()
+            yield "the file as it was saved is read", engine.load_capsule(path).digest() == small.digest()
 
             def refuses(data: bytes) -> bool:
                 path.write_bytes(data)
                 try:
-                    load_capsule(engine, path)
+                    engine.load_capsule(path)
                 except StateError:
                     return True
                 return False

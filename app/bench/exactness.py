@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from app.bench.disturb import poison_scratch, scribble
-from app.bench.subject import Outcome, Subject, decode, load_capsule
-from engine import codec
+from app.bench.subject import Outcome, Subject, decode
 from engine.capsule import Capsule
 from engine.errors import StateError
 from engine.sampler import Sampling
@@ -70,8 +69,8 @@ def _ways(subject: Subject, walker: Lane, delta: Capsule, path: Path) -> Iterato
     engine, position = subject.engine, walker.position
 
     def from_file() -> Capsule:
-        codec.save(walker.snapshot(), path)
-        return load_capsule(engine, path)
+        engine.save(walker.snapshot(), path)
+        return engine.load_capsule(path)
 
     state = engine.new_state()
     lane = Lane(engine, state)

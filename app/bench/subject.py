@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from engine import codec
 from engine.arena import digest_of
-from engine.capsule import Capsule
-from engine.header import Expected
 from engine.session import Engine, Lane
-from engine.state import declare
 
 CONTEXT_TOKENS = 1088
 """The gates' own context, whatever is configured: 17 chunks, which a slow machine fills in a few seconds."""
@@ -97,17 +92,6 @@ def draw(engine: Engine, seed: int) -> list[int]:
     """Tokens drawn from a seed, as many as a lane can hold."""
     vocabulary = engine.spec.vocabulary
     return np.random.default_rng(seed).integers(min(64, vocabulary // 2), vocabulary, engine.capacity).tolist()
-
-
-def load_capsule(engine: Engine, path: Path) -> Capsule:
-    """A capsule from its file.
-
-    Raises:
-        StateError: It is damaged, or does not fit the engine.
-    """
-    regions = declare(engine.spec, engine.capacity, engine.model.dtype)
-    expected = Expected(engine.fingerprint, regions, engine.capacity, engine.spec.vocabulary)
-    return codec.load(path, expected, engine.pool)
 
 
 def decode(lane: Lane, token: int, count: int) -> tuple[list[int], str]:

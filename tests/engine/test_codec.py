@@ -27,21 +27,17 @@ from engine.fingerprint import Fingerprint
 from engine.pool import Pool
 from engine.sampler import Sampling
 from engine.session import Engine
-from engine.state import LaneState, declare
+from engine.state import LaneState
 from tests.engine import lanes
 from tests.engine.states import FINGERPRINT, Written, expected, filled, taken, written
 
 ELSEWHERE = """
 import sys
-from engine import codec
 from engine.sampler import Sampling
 from engine.session import Engine
-from engine.state import declare
 
 engine = Engine.load(sys.argv[1], format="bf16", context_tokens=384)
-regions = declare(engine.spec, engine.capacity, engine.model.dtype)
-expected = codec.Expected(engine.fingerprint, regions, engine.capacity, engine.spec.vocabulary)
-lane = engine.lane(codec.load(sys.argv[2], expected, engine.pool))
+lane = engine.lane(engine.load_capsule(sys.argv[2]))
 print(lane.digest(), *lane.generate_now(Sampling(), 24, stop_ids=()))
 engine.close()
 """
@@ -95,12 +91,6 @@ def put_back(state: LaneState, capsule: Capsule) -> None:
     """Make a state that of a capsule."""
     for target, source in plan_restore(state, FINGERPRINT, capsule):
         copy_bytes(target, source)
-
-
-def fits(engine: Engine) -> codec.Expected:
-    """What fits into the lanes of an engine."""
-    regions = declare(engine.spec, engine.capacity, engine.model.dtype)
-    return codec.Expected(engine.fingerprint, regions, engine.capacity, engine.spec.vocabulary)
 
 
 @pytest.mark.parametrize("position", EDGES)
@@ -157,9 +147,9 @@ def test_a_capsule_in_parts_is_the_same_file_as_one_in_one(
 def test_a_lane_goes_on_from_a_file_as_if_nothing_had_been(engine: Engine, tmp_path: Path, position: int) -> None:
     lane = lanes.at(engine, position)
     text, before = lanes.go_on(lane), lane.region_digests()
-    codec.save(lane.snapshot(), tmp_path / "a.capsule")
+    engine.save(lane.snapshot(), tmp_path / "a.capsule")
     lanes.dirty(lane)
-    lane.restore(codec.load(tmp_path / "a.capsule", fits(engine), engine.pool))
+    lane.restore(engine.load_capsule(tmp_path / "a.capsule"))
     assert lane.region_digests() == before
     assert lanes.go_on(lane) == text
 

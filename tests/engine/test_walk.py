@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -38,6 +39,7 @@ class Walk(RuleBasedStateMachine):
 
     engine: Engine
     broken: pytest.MonkeyPatch
+    file: Path
     known: ClassVar[dict[tuple[int, ...], str]]
 
     @initialize()
@@ -104,6 +106,17 @@ class Walk(RuleBasedStateMachine):
     @rule(which=ANY)
     def evict(self, which: int) -> None:
         self.capsules[which % len(self.capsules)][0].evict()
+
+    @precondition(lambda self: self.capsules)
+    @rule(which=ANY)
+    def save_and_load(self, which: int) -> None:
+        capsule, journal, seed = self.capsules[which % len(self.capsules)]
+        if not capsule.evicted:
+            self.engine.save(capsule, self.file)
+            try:
+                self.capsules.append((self.engine.load_capsule(self.file), journal, seed))
+            except PoolFull:
+                capsule.evict()
 
     @rule(lane=LANES)
     def fork(self, lane: int) -> None:
@@ -193,9 +206,9 @@ class Walk(RuleBasedStateMachine):
         return self.known[key]
 
 
-def walk(engine: Engine, broken: pytest.MonkeyPatch, walks: int) -> None:
+def walk(engine: Engine, broken: pytest.MonkeyPatch, directory: Path, walks: int) -> None:
     """Some walks, always the same."""
-    Walk.engine, Walk.broken, Walk.known = engine, broken, {}
+    Walk.engine, Walk.broken, Walk.known, Walk.file = engine, broken, {}, directory / "a.capsule"
     run_state_machine_as_test(
         Walk,
         settings=settings(
@@ -211,15 +224,19 @@ def walk(engine: Engine, broken: pytest.MonkeyPatch, walks: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dense fp32", "hybrid fp32"])
-def test_any_walk_ends_where_its_journal_leads(engines: Engines, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_walk_ends_where_its_journal_leads(
+    engines: Engines, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = engines(kind)
     pool = Pool(CAPSULE_BYTES)
     monkeypatch.setattr(engine, "pool", pool)
     monkeypatch.setattr(engine.store, "_pool", pool)
-    walk(engine, monkeypatch, walks=20)
+    walk(engine, monkeypatch, tmp_path, walks=20)
 
 
-def test_a_walk_finds_a_fence_that_is_missing(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_walk_finds_a_fence_that_is_missing(
+    engines: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Copy, "in_the_way_of", lambda *_: False)
     with pytest.raises(AssertionError):
-        walk(engines("dense fp32"), monkeypatch, walks=200)
+        walk(engines("dense fp32"), monkeypatch, tmp_path, walks=200)
