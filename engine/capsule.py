@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -42,6 +43,7 @@ class Segment:
     units: range
     memory: Tensor
 
+    @cached_property
     def pieces(self) -> list[Tensor]:
         """Views of the units, shaped as `Region.pieces` has them."""
         return self.region.packed_pieces(self.memory, self.units, self.units)
@@ -198,7 +200,7 @@ def take(state: LaneState, fingerprint: Fingerprint, pool: Pool, parent: Capsule
     for (region, units), memory in zip(wanted, memories, strict=True):
         segment = Segment(region, units, memory)
         chains[region.name] += (segment,)
-        copied = zip(segment.pieces(), region.pieces(state.arena.tensors[region.name], units), strict=True)
+        copied = zip(segment.pieces, region.pieces(state.arena.tensors[region.name], units), strict=True)
         if region.live is Live.ALWAYS:
             _copy_all(copied)
         else:
@@ -237,7 +239,7 @@ def plan_restore(state: LaneState, fingerprint: Fingerprint, capsule: Capsule) -
         if not _covers(chain, region, capsule.position):
             raise _refused(f"its region {region.name} is not whole", REREAD)
         for segment in chain:
-            pairs += zip(region.pieces(state.arena.tensors[region.name], segment.units), segment.pieces(), strict=True)
+            pairs += zip(region.pieces(state.arena.tensors[region.name], segment.units), segment.pieces, strict=True)
     if int(pairs[-1][1][POSITION]) != capsule.position:
         raise _refused("its counters tell another position", REREAD)
     return pairs
@@ -319,7 +321,7 @@ def merged(chain: tuple[Segment, ...], memory: Tensor) -> Segment:
     # The last one was taken where there was room for all units. One before it may be of a shorter context.
     region, units = chain[-1].region, range(chain[0].units.start, chain[-1].units.stop)
     for segment in chain:
-        _copy_all(zip(region.packed_pieces(memory, units, segment.units), segment.pieces(), strict=True))
+        _copy_all(zip(region.packed_pieces(memory, units, segment.units), segment.pieces, strict=True))
     return Segment(region, units, memory)
 
 
