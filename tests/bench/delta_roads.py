@@ -136,7 +136,7 @@ def written_bytes(delta: DeltaSpec) -> dict[str, tuple[float, str]]:
     state = 4 * delta.value_heads * delta.key_dim * delta.value_dim
     rows = 4 * (delta.key_heads * delta.key_dim + delta.value_heads * delta.value_dim)
     gates, sums = 2 * 4 * delta.value_heads, 8 * delta.value_heads
-    reach = f"{(RING_CHUNKS - 2) * CHUNK_TOKENS} to {(RING_CHUNKS - 1) * CHUNK_TOKENS - 1}"
+    reach = f"{(RING_CHUNKS - 1) * CHUNK_TOKENS} to {RING_CHUNKS * CHUNK_TOKENS - 3}"
     return {
         "sequential": (state, "none"),
         "recompute": (rows + gates + state / CHUNK_TOKENS, f"{reach} with {RING_CHUNKS} chunks, then computes again"),
