@@ -203,6 +203,14 @@ class Arena:
         """What each region weighs, all of it and its live part."""
         return [Usage(region.name, region.bytes, region.live_bytes(position)) for region in self.regions]
 
+    def live_pieces(self, position: int) -> list[Tensor]:
+        """Views of all live bytes of the true regions."""
+        return [
+            piece
+            for region in self.true_regions()
+            for piece in region.pieces(self.tensors[region.name], region.units(position))
+        ]
+
     def digests(self, position: int) -> dict[str, str]:
         """BLAKE2b-256 of each true region's live bytes, and of nothing else."""
         return {

@@ -8,7 +8,7 @@
     │   ├── LaneDead         a restore that failed half way: the state is gone, and made again from its tokens
     │   └── CapsuleLost      a capsule that a store has no more; its tokens are left
     ├── PoolFull             no memory for another capsule; nothing was copied
-    └── BackendError         a device, or an operation of it, that this machine lacks
+    └── BackendError         a device or operation that this machine lacks, or what computes no number
 
 The three attributes are those of the application's errors, so one printer serves both trees.
 """
@@ -92,4 +92,4 @@ class CapsuleLost(StateError):
 
 
 class BackendError(EngineError):
-    """A device, or an operation of it, that this machine lacks."""
+    """A device, or an operation of it, that this machine lacks, or that does not compute what it should."""

@@ -44,6 +44,7 @@ _WORDS = {
     "torch": "torch is {here} here and {there} there",
     "processor": "the processor's {item} is {here} here and {there} there",
     "threads": "products use {here} threads here and {there} there",
+    "sample": "reading the same text gave other bits when the model was loaded",
 }
 _OTHER_WORDS = "its part {part} is {here} here and {there} there"
 
@@ -64,6 +65,11 @@ class Computing(Protocol):
     @property
     def rows(self) -> RowPlan:
         """How rows are put into calls."""
+        ...
+
+    @property
+    def sample(self) -> str:
+        """A digest of what it made of a text when it was loaded."""
         ...
 
 
@@ -113,6 +119,8 @@ def of(checkpoint: Checkpoint, model: Computing, threads: int) -> Fingerprint:
             "torch": str(torch.__version__),
             "processor": processor(),
             "threads": str(threads),
+            # What the rest can't tell: a setting of the environment by which a library computes otherwise.
+            "sample": model.sample,
         }
     )
 

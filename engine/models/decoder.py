@@ -54,6 +54,7 @@ class Decoder:
         weight_format: fp32, bf16 or int4.
         dtype: What products are computed in and keys and values kept in.
         rows: How many tokens a call may have so that its rows are exact.
+        sample: A digest of what its first layers made of a text at load, to tell one way of computing from another.
     """
 
     def __init__(self, checkpoint: Checkpoint, weight_format: str, capacity_tokens: int) -> None:
@@ -87,7 +88,7 @@ class Decoder:
         self._residual = torch.zeros(CHUNK_TOKENS, spec.hidden)
         self._before = torch.zeros(CHUNK_TOKENS, spec.hidden)
         self._one_core_rows = _ONE_CORE_ROWS if self.step_bytes < _ONE_CORE_BYTES else 0
-        self.rows = self._find_row_plan()
+        self.rows, self.sample = self._find_row_plan()
 
     def forward(self, state: LaneState, tokens: Sequence[int]) -> None:
         """Read tokens: at most what `room` allows at the state's position.
@@ -229,8 +230,11 @@ class Decoder:
             logits[foremost] = self._head_rows[foremost].float() @ final
         return logits
 
-    def _find_row_plan(self) -> RowPlan:
+    def _find_row_plan(self) -> tuple[RowPlan, str]:
         """The first plan under which a text read in calls of many lengths leaves the same bytes as in long calls.
+
+        Returns:
+            The plan, and a digest of those bytes.
 
         Raises:
             BackendError: Not even single rows come out the same twice.
@@ -240,16 +244,17 @@ class Decoder:
         for plan in filter(trials.allow, ROW_PLANS):
             longest = [plan.most] * (_TRIAL_CHUNKS * CHUNK_TOKENS // plan.most)
             splits = _SPLITS if plan.most >= max(_SPLITS) else longest
-            if self._trial(state, plan, longest) == self._trial(state, plan, splits):
-                return plan
+            sample = self._trial(state, plan, longest)
+            if sample == self._trial(state, plan, splits):
+                return plan, sample
         raise BackendError(
             "the model can't be used on this machine",
             "computing the same rows twice gave different bits",
             "Try another format, or --threads 1",
         )
 
-    def _trial(self, state: LaneState, plan: RowPlan, lengths: Sequence[int]) -> tuple[str, dict[str, str]]:
-        """Digests of the stream and the state after the first layers have read two chunks in calls of some lengths."""
+    def _trial(self, state: LaneState, plan: RowPlan, lengths: Sequence[int]) -> str:
+        """A digest of the stream and the state after the first layers have read two chunks in calls of some lengths."""
         layers = self._layers[: self.spec.delta.interval if self.spec.delta else 2]
         text = [place * 7919 % self.spec.vocabulary for place in range(_TRIAL_CHUNKS * CHUNK_TOKENS)]
         state.rewind()
@@ -258,7 +263,7 @@ class Decoder:
             tokens = text[state.position : state.position + length]
             rows.append(self._run(state, tokens, layers, plan)[:length].clone())
             state.commit(tokens, self._final(rows[-1])[-1])
-        return digest_of(rows), state.arena.digests(state.position)
+        return digest_of([*rows, *state.arena.live_pieces(state.position)])
 
 
 def _commit(state: LaneState, tokens: Sequence[int], final: Tensor) -> None:

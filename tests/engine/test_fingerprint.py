@@ -23,7 +23,10 @@ from engine.state import declare
 from engine.weights.checkpoint import Checkpoint
 from tests.engine import lanes
 
-PARTS = ("weights", "shape", "format", "numbers", "layout", "kernels", "calls", "torch", "processor", "threads")
+PARTS = (
+    *("weights", "shape", "format", "numbers", "layout", "kernels", "calls", "torch", "processor", "threads"),
+    "sample",
+)
 HERE = Fingerprint(
     {
         "weights": "ab",
@@ -36,6 +39,7 @@ HERE = Fingerprint(
         "torch": "2.13.0",
         "processor": "machine=x86_64 capability=AVX512",
         "threads": "1",
+        "sample": "ef",
     }
 )
 X86 = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 207\nflags\t\t: fpu avx2 amx_bf16 avx512_bf16\n"
@@ -48,6 +52,7 @@ class Numerics(NamedTuple):
     weight_format: str = "fp32"
     dtype: torch.dtype = torch.float32
     rows: RowPlan = RowPlan(1, 64)
+    sample: str = "ab"
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +115,7 @@ def test_it_is_of_the_whole_engine_but_not_of_its_capacity(models: Path) -> None
         ("format", Numerics(weight_format="int4"), 1),
         ("numbers", Numerics(dtype=torch.bfloat16), 1),
         ("calls", Numerics(rows=RowPlan(8, 32)), 1),
+        ("sample", Numerics(sample="cd"), 1),
         ("threads", Numerics(), 2),
     ],
 )
