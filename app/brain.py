@@ -248,14 +248,14 @@ class LaneBrain:
     def _restore_start_of(self, tokens: list[int]) -> None:
         """Make the state that of the longest capsule of a text, or the empty one."""
         found = self._store.longest_match(tokens)
+        if found is None:
+            self._lane.clear()
+            return
         try:
-            if found is not None:
-                self._lane.restore(found.capsule)
-                return
+            self._lane.restore(found.capsule)
         except StateError:
             # It was never filled, or copying it back failed half way. The text is enough.
-            pass
-        self._lane.clear()
+            self._lane.clear()
 
     def _commit(self, name: str | None = None) -> BoundaryMark:
         """Take a boundary with a capsule, which is evicted only after the next one was taken."""

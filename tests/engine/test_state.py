@@ -10,24 +10,10 @@ import torch
 from engine.arena import CHUNK_TOKENS, Arena, Live, Region, digest_of
 from engine.spec import DeltaSpec, ModelSpec
 from engine.state import RING_CHUNKS, LaneState, declare
+from tests.engine import states
 
-DENSE = ModelSpec(
-    architecture="llama",
-    layers=2,
-    hidden=16,
-    feed_forward=32,
-    query_heads=4,
-    kv_heads=2,
-    head_dim=4,
-    vocabulary=50,
-    context_tokens=600,
-    rope_base=10000.0,
-    norm_epsilon=1e-5,
-    tied_head=True,
-    head_norms=False,
-    rotary_halves=False,
-    rope_factors=False,
-    rotary_dims=4,
+DENSE = dataclasses.replace(
+    states.SPEC, architecture="llama", layers=2, context_tokens=600, delta=None, draft_head=False
 )
 DELTA = DeltaSpec(key_heads=2, value_heads=4, key_dim=4, value_dim=8, kernel=4, interval=4)
 HYBRID = dataclasses.replace(DENSE, architecture="qwen35", layers=8, delta=DELTA, draft_head=True)
