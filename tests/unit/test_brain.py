@@ -249,6 +249,27 @@ def test_a_persona_is_read_once(engine: Engine) -> None:
     run(talk())
 
 
+def test_a_hybrid_goes_back_further_than_its_rings_reach() -> None:
+    """Beyond them a mark is refused, and the capsule of the same turn serves: nothing is read again."""
+    engine = Engine.load("random:qwen3.5-0.8b,layers=4,vocabulary=2000", context_tokens=1024)
+
+    async def talk() -> None:
+        bench = Bench(engine)
+        taken = [(await bench.brain.open(), bench.lane.digest())]
+        for _ in range(3):
+            await bench.brain.read_user("And then? " * 10)
+            await bench.hear(pieces=5)
+            taken.append((await bench.brain.close_reply(), bench.lane.digest()))
+        for mark, digest in reversed(taken[:-1]):
+            report = await bench.brain.roll_back(mark.handle, "", cut=False)
+            assert (report.refed_tokens, bench.lane.digest()) == (0, digest)
+
+    run(talk())
+    assert engine.counters.rollbacks
+    assert engine.counters.restores
+    engine.close()
+
+
 @pytest.mark.models
 def test_a_turn_taken_back_leaves_no_capsule(engine: Engine) -> None:
     async def talk() -> None:
