@@ -23,7 +23,7 @@ lint: $(DEVELOP)
 	$(BIN)/lint-imports
 
 sim: $(DEVELOP)
-	$(BIN)/python -m tests.sim.run --turns 400
+	$(BIN)/python -m tests.sim.run --turns 10000
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

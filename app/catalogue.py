@@ -92,6 +92,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     parameters: int = 0
     thinks: bool = False
     """It writes its reasoning before an answer, which nobody wants to hear: never recommended."""
+    parrots_notes: bool = False
+    """Told in a note where it was cut off, it repeats the note or goes on with that instead of answering."""
 
 
 class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -101,3 +101,10 @@ class Chunker:
 def speakable(text: str) -> str:
     """The words of `text`, one for one, without typographic marks; a word of marks alone stays as it is."""
     return " ".join(word.translate(UNSPOKEN) or word for word in text.split())
+
+
+def ends_sentence(text: str) -> bool:
+    """Whether a text ends with the end of a sentence."""
+    last = (text.split() or [""])[-1].rstrip(CLOSERS)
+    initial = len(last) == 2 and last[0].isupper() and last[0] != "I"
+    return last[-1:] in (".", "?", "!", "…") and not (initial or last.lower() in ABBREVIATIONS or last[:-1].isdigit())

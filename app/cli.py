@@ -26,8 +26,11 @@ _BENCHES = {
     "prefill": "app.bench.prefill",
     "turn": "app.bench.turn",
     "barge-in": "app.bench.barge_in",
+    "echo": "app.bench.echo",
 }
 """Benchmarks by name, and the module whose `run(config, report)` measures."""
+_BENCH_OPTIONS = {"lengths": "capsule", "room": "barge-in", "seconds": "echo"}
+"""What a benchmark can be told besides, by the argument of its `run`."""
 
 _EXAMPLES = """examples:
   backtalk                                     talk, with microphone and loudspeaker; Ctrl-C ends it
@@ -35,10 +38,21 @@ _EXAMPLES = """examples:
   backtalk models pull smollm2-360m            fetch a larger language model
   backtalk --llm smollm2-360m                  and talk to it
   backtalk replay tests/dialogues/*.yaml --clock virtual
+  backtalk headless --record talk.wav --events talk.jsonl
+  backtalk replay talk.jsonl                   decide it all again: does it come to the same?
   backtalk doctor                              what works on this machine, and what to do about the rest
 
 A model NAME is one of `backtalk models list`, a local path (a GGUF file, a directory with safetensors, a CTranslate2
 directory, a Piper .onnx), or hf:OWNER/REPO.
+"""
+
+_REPLAY_EXAMPLES = """examples:
+  backtalk replay dialogue.yaml --clock stopped --room kitchen --record OUT.wav
+  backtalk replay OUT.wav                      latencies, overlaps and holes, from the sound alone
+  backtalk replay dialogue.yaml --clock virtual --events E.jsonl
+  backtalk replay E.jsonl                      exit status 1 at the first decision that is another today
+
+Rooms are laptop, living, kitchen and speakerphone.
 """
 
 
@@ -85,6 +99,9 @@ def _common() -> argparse.ArgumentParser:
     group.add_argument("--asr", metavar="NAME", help="recogniser")
     group.add_argument("--voice", metavar="NAME", help="voice of the assistant")
     group.add_argument("--device", choices=("cpu", "cuda", "auto"), help="where the language model runs")
+    group.add_argument(
+        "--mode", choices=("duplex", "headset", "half", "ptt"), help="how microphone and loudspeaker share the air"
+    )
     group.add_argument("--offline", action="store_true", help="never fetch anything")
     group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="detail of the log on stderr")
     return common
@@ -110,10 +127,12 @@ def parser() -> argparse.ArgumentParser:
 
     headless = add("headless", _headless, "talk without a screen: a line a turn, until Ctrl-C or SIGTERM")
     headless.add_argument("--json", action="store_true", help="one event a line on stdout")
+    headless.add_argument("--record", type=Path, metavar="OUT.wav", help="stereo: left microphone, right loudspeaker")
+    headless.add_argument("--events", type=Path, metavar="E.jsonl", help="the event log, which `replay` takes")
     demo = add("demo", _demo, "a scripted dialogue with a barge-in through the real models; needs no sound card")
     demo.add_argument("--record", type=Path, metavar="OUT.wav", help="stereo: left the user, right the assistant")
     demo.add_argument("--report", type=Path, metavar="R.json", help="turns, latencies and interruptions")
-    _add_replay(add("replay", _replay, "run dialogue scripts and check what they expect"))
+    _add_replay(add("replay", _replay, "run dialogue scripts, decide a log again, or score a recording"))
     models = add("models", _models, "list, fetch and check models")
     actions = ("list", "pull", "path", "verify", "recommend")
     models.add_argument("action", nargs="?", choices=actions, default="list", help="default: list")
@@ -122,12 +141,17 @@ def parser() -> argparse.ArgumentParser:
     devices.add_argument("--test", action="store_true", help="play a tone, and show the level of the microphone")
     doctor = add("doctor", _doctor, "what works on this machine, and what to do about the rest")
     doctor.add_argument("--json", action="store_true", help="the findings as JSON")
+    doctor.add_argument(
+        "--sound", action="store_true", help="play a sweep and speech, and measure the echo: it is loud"
+    )
     config = add("config", _config, "show the configuration in force, where it lies, or check a file")
     config.add_argument("action", nargs="?", choices=("show", "path", "check"), default="show", help="default: show")
     config.add_argument("file", nargs="?", type=Path, metavar="FILE", help="for check")
     _add_capsule(add("capsule", _capsule, "look into the file of a capsule, or compare what two were made with"))
     bench = add("bench", _bench, "measure, for example: backtalk bench capsule --json R.json")
     bench.add_argument("name", metavar="NAME", help="one of: " + ", ".join(_BENCHES))
+    bench.add_argument("--room", metavar="NAME", help="barge-in: over a loudspeaker in this room, not over headphones")
+    bench.add_argument("--seconds", type=int, metavar="N", help="echo: playback in each room, instead of 30 minutes")
     bench.add_argument("--lengths", type=_lengths, metavar="N,N", help="capsule: tokens of the texts it measures")
     verify = add("verify", _verify, "the engine's exactness gates, on this machine")
     for measured in (bench, verify):
@@ -137,14 +161,28 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_replay(replay: argparse.ArgumentParser) -> None:
-    replay.add_argument("scripts", nargs="+", type=Path, metavar="SCRIPT", help="dialogue scripts (YAML)")
+    replay.formatter_class, replay.epilog = argparse.RawDescriptionHelpFormatter, _REPLAY_EXAMPLES
     replay.add_argument(
-        "--clock", choices=("wall", "virtual"), default="wall", help="wall: real models; virtual: scripted parts"
+        "files", nargs="+", type=Path, metavar="FILE", help="scripts (YAML), event logs (.jsonl) or recordings (.wav)"
     )
-    replay.add_argument("--report", type=Path, metavar="R.json", help="one object a script")
-    replay.add_argument("--events", type=Path, metavar="E.jsonl", help="the event log")
-    replay.add_argument("--record", type=Path, metavar="OUT.wav", help="stereo: left the user, right the assistant")
-    replay.add_argument("--seed", type=int, metavar="N", help="instead of the script's")
+    scripts = replay.add_argument_group("for scripts")
+    scripts.add_argument(
+        "--clock",
+        choices=("wall", "stopped", "virtual"),
+        help="wall: real models, at the speed of speech (default); stopped: real models, and time stands still while "
+        "they compute; virtual: scripted parts",
+    )
+    scripts.add_argument(
+        "--compute",
+        choices=("free", "measured"),
+        help="with --clock stopped: computing takes no time (default), or as much as it really took",
+    )
+    scripts.add_argument("--room", dest="room_name", metavar="NAME", help="let the microphone hear the loudspeaker")
+    scripts.add_argument("--echo-db", type=float, metavar="DB", help="how loud, instead of the room's own level")
+    scripts.add_argument("--report", type=Path, metavar="R.json", help="one object a script")
+    scripts.add_argument("--events", type=Path, metavar="E.jsonl", help="the event log")
+    scripts.add_argument("--record", type=Path, metavar="OUT.wav", help="stereo: left the user, right the assistant")
+    scripts.add_argument("--seed", type=int, metavar="N", help="instead of the script's")
 
 
 def _add_capsule(capsule: argparse.ArgumentParser) -> None:
@@ -180,6 +218,8 @@ def _configured(arguments: argparse.Namespace) -> Config:
     table: dict[str, object] = {"models": models}
     if "device" in typed:
         table["llm"] = {"device": typed["device"]}
+    if "mode" in typed:
+        table["audio"] = {"mode": typed["mode"]}
     if "offline" in typed:
         table["offline"] = True
     return config.parse(table, "the command line", base=config.load(typed.get("config")))
@@ -195,7 +235,13 @@ def _talk(arguments: argparse.Namespace) -> int:
 def _headless(arguments: argparse.Namespace) -> int:
     from app import headless
 
-    return headless.main(_configured(arguments), sys.stdout, as_json=arguments.json)
+    return headless.main(
+        _configured(arguments),
+        sys.stdout,
+        as_json=arguments.json,
+        record=arguments.record,
+        events=arguments.events,
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -205,17 +251,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from app.replay import runner
+    from app.replay import command
 
-    return runner.replay(
-        arguments.scripts,
-        clock=arguments.clock,
-        report=arguments.report,
-        events=arguments.events,
-        record=arguments.record,
-        seed=arguments.seed,
-        config=_configured(arguments),
-    )
+    options = command.Options(*(getattr(arguments, name) for name in command.Options._fields))
+    return command.run(arguments.files, _configured(arguments), options)
 
 
 def _models(arguments: argparse.Namespace) -> int:
@@ -233,7 +272,7 @@ def _devices(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from app import doctor
 
-    return doctor.main(_configured(arguments), sys.stdout, as_json=arguments.json)
+    return doctor.main(_configured(arguments), sys.stdout, as_json=arguments.json, sound=arguments.sound)
 
 
 def _config(arguments: argparse.Namespace) -> int:
@@ -267,11 +306,12 @@ def _bench(arguments: argparse.Namespace) -> int:
             f"this build has: {', '.join(_BENCHES)}",
             "backtalk bench capsule",
         )
-    if arguments.lengths and arguments.name != "capsule":
-        raise ConfigError(
-            f"{arguments.name} takes no --lengths", "only capsule measures chosen lengths", "leave it out"
-        )
-    chosen = {"lengths": arguments.lengths} if arguments.lengths else {}
+    chosen = {name: value for name in _BENCH_OPTIONS if (value := getattr(arguments, name))}
+    for name in chosen:
+        if arguments.name != _BENCH_OPTIONS[name]:
+            raise ConfigError(
+                f"{arguments.name} takes no --{name}", f"only {_BENCH_OPTIONS[name]} does", "leave it out"
+            )
     status: int = importlib.import_module(module).run(_configured(arguments), arguments.json, **chosen)
     return status
 

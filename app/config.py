@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 import platformdirs
 
+from app.decisions import Mode
 from app.errors import ConfigError
-
-Milliseconds = Annotated[int, msgspec.Meta(ge=0)]
+from app.timing import Share, Turns
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -23,11 +23,13 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Models(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which models speak, hear and think. Names of the catalogue, or local paths."""
+    """Which models hear, think and speak. Names of the catalogue, or local paths."""
 
     llm: str = "smollm2-135m"
     asr: str = "whisper-tiny.en"
     voice: str = "en_US-joe-medium"
+    turn: str = "smart-turn-v3.2"
+    """Hears whether an utterance sounds finished; empty: nobody listens for that, and only the words tell."""
 
 
 class Llm(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,31 +50,6 @@ class Llm(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """System prompt; empty for the built-in one, which has a few turns of example."""
 
 
-class Turns(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When the user has finished, and when the user interrupts."""
-
-    onset_confirm_ms: Milliseconds = 96
-    """Speech that makes an utterance while the agent is silent."""
-    duck_after_ms: Milliseconds = 64
-    """Speech over a reply until it is ducked."""
-    hold_after_ms: Milliseconds = 200
-    """Speech over a reply until the gate shuts."""
-    blip_silence_ms: Milliseconds = 600
-    """An onset that stays unconfirmed is forgotten after this much silence."""
-    wordless_hold_ms: Milliseconds = 2500
-    """Speech-like sound over a held reply that brings no words: it was noise, the reply goes on."""
-    probe_ms: Milliseconds = 100
-    """Silence after which the final transcript is asked for, so that it is there when the turn ends."""
-    end_silence_ms: Milliseconds = 300
-    """Silence that ends a turn after a finished sentence."""
-    short_silence_ms: Milliseconds = 500
-    """The same after one or two words ("Yes.", "Stop.")."""
-    unfinished_silence_ms: Milliseconds = 900
-    """The same after an unfinished sentence, or the first word or two of an interruption ("Wait, ...")."""
-    preroll_ms: Milliseconds = 320
-    """Sound kept from before the onset."""
-
-
 class Audio(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Sound devices. Empty names mean the default of the system."""
 
@@ -80,6 +57,13 @@ class Audio(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     output: str = ""
     block_ms: Annotated[int, msgspec.Meta(ge=5, le=100)] = 20
     duck_db: Annotated[float, msgspec.Meta(le=0)] = -15.0
+    mode: Mode = "duplex"
+    """duplex: an echo canceller lets you talk over the loudspeaker. headset: there is no echo. half: the microphone is
+    shut while the loudspeaker plays. ptt: it is open while the talk key is down."""
+    speech_start: Share = 0.5
+    """Probability of speech from which on silence becomes speech."""
+    speech_end: Share = 0.35
+    """Probability of speech below which speech becomes silence."""
 
 
 class Journal(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -98,6 +82,8 @@ class Config(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     turns: Turns = msgspec.field(default_factory=Turns)
     audio: Audio = msgspec.field(default_factory=Audio)
     journal: Journal = msgspec.field(default_factory=Journal)
+    language: str = "en"
+    """What is spoken: en, de, es or fr. Decides backchannels, stop words and the agent's own lines."""
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     offline: bool = False
 
@@ -181,11 +167,12 @@ def _told(error: msgspec.ValidationError) -> str:
     if "unknown field" not in text:
         return text
     unknown = text.split("`")[1]
-    close = difflib.get_close_matches(unknown, known_keys(), n=1)
+    section = text.partition("at `$.")[2].rstrip("`")
+    close = difflib.get_close_matches(unknown, keys_of(section), n=1)
     return f"{text}; did you mean `{close[0]}`?" if close else text
 
 
-def known_keys() -> list[str]:
-    """Every section and key name."""
+def keys_of(section: str = "") -> list[str]:
+    """The keys of a section; without a name those of the file itself, its sections included."""
     table = msgspec.to_builtins(Config())
-    return sorted({*table, *(key for section in table.values() if isinstance(section, dict) for key in section)})
+    return sorted(table[section] if section else table)

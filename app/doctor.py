@@ -24,7 +24,16 @@ State = Literal["good", "warning", "bad"]
 _MARKS: dict[State, str] = {"good": "ok  ", "warning": "warn", "bad": "BAD "}
 _LEAST_MEMORY_BYTES = 2_000_000_000
 _LEAST_FREE_BYTES = 1_000_000_000
-_PACKAGES = ("backtalk", "torch", "faster-whisper", "ctranslate2", "onnxruntime", "piper-tts", "sounddevice")
+_PACKAGES = (
+    "backtalk",
+    "torch",
+    "faster-whisper",
+    "ctranslate2",
+    "onnxruntime",
+    "piper-tts",
+    "sounddevice",
+    "pywebrtc-audio",
+)
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +46,20 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     fix: str = ""
 
 
-def main(config: Config, out: TextIO, *, as_json: bool) -> int:
-    """Print the findings; exit status 2 if one is bad."""
+def main(config: Config, out: TextIO, *, as_json: bool, sound: bool = False) -> int:
+    """Print the findings; exit status 2 if one is bad.
+
+    Args:
+        config: Models and devices.
+        out: Where the findings go.
+        as_json: As JSON.
+        sound: Try loudspeaker and microphone too, which makes a noise.
+    """
     findings = examine(config)
+    if sound:
+        from app import self_test
+
+        findings += self_test.findings(config)
     if as_json:
         out.write(msgspec.json.format(msgspec.json.encode(findings), indent=2).decode() + "\n")
     else:
@@ -109,19 +129,18 @@ def _versions() -> Iterable[Finding]:
 
 
 def _sound(config: Config) -> Iterable[Finding]:
+    from audio import devices
+    from audio.errors import DeviceError
+
     try:
-        import sounddevice
-    except OSError:  # the wheel is there, the library it loads is not
-        yield Finding(
-            subject="sound library",
-            state="warning",
-            found="libportaudio2 is missing: no talking, but demo and replay work",
-            fix="sudo apt-get install libportaudio2",
-        )
+        library = devices.library()
+    except DeviceError as error:
+        found = f"{error.why}: no talking, but demo and replay work"
+        yield Finding(subject="sound library", state="warning", found=found, fix=error.fix)
         return
-    yield Finding(subject="sound library", state="good", found=sounddevice.get_portaudio_version()[1])
+    yield Finding(subject="sound library", state="good", found=library.get_portaudio_version()[1])
     for direction, wanted in (("input", config.audio.input), ("output", config.audio.output)):
-        yield _device(sounddevice.query_devices, direction, wanted)
+        yield _device(library.query_devices, direction, wanted)
 
 
 def _device(query: Callable[..., Mapping[str, object]], direction: str, wanted: str) -> Finding:
@@ -143,10 +162,12 @@ def _models(config: Config, store: Store) -> Iterable[Finding]:
         (config.models.llm, "llm"),
         (config.models.asr, "asr"),
         (config.models.voice, "voice"),
+        (config.models.turn, "turn"),
         ("silero-vad", "vad"),
     )
     for name, kind in chosen:
-        yield _model(store, name, kind)
+        if name:
+            yield _model(store, name, kind)
 
 
 def _model(store: Store, name: str, kind: Kind) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from app.events import Event
+from app.events import Event, Mode
 
 
 class Request(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -46,12 +46,65 @@ class EndUtterance(Request, frozen=True, tag=True, kw_only=True):
     utterance: int
 
 
+class ReadAhead(Request, frozen=True, tag=True, kw_only=True):
+    """Let the model read what the user said so far, before it is a turn; answered by `UserTextRead`.
+
+    Nothing of it stays unless the turn is committed with a text that begins the same way.
+    """
+
+    utterance: int
+    request: int
+    text: str
+
+
 class StartReply(Request, frozen=True, tag=True, kw_only=True):
     """Feed the user's turn to the model, decode, speak."""
 
     branch: int
     turn: int
     text: str
+    line: str = ""
+    """Say this instead of asking the model."""
+    tail_of: int | None = None
+    """Begin with the unheard rest of this branch, from the very word, and only then ask the model for more."""
+    again: bool = False
+    """The turn is in the state already: go back to its end and answer in another way."""
+
+
+class PrepareLine(Request, frozen=True, tag=True, kw_only=True):
+    """Make a line into sound ahead of time, so that saying it costs nothing."""
+
+    text: str
+
+
+class MoveBack(Request, frozen=True, tag=True, kw_only=True):
+    """Go on from before a turn of the user; answered by `Moved` or `MoveRefused`."""
+
+    turn: int
+
+
+class TakeUp(Request, frozen=True, tag=True, kw_only=True):
+    """Go on from a boundary A, be it live or abandoned; answered by `Moved` or `MoveRefused`."""
+
+    boundary: int
+
+
+class ForgetTail(Request, frozen=True, tag=True, kw_only=True):
+    """The unheard rest of a branch will not be asked for any more."""
+
+    branch: int
+
+
+class SetMode(Request, frozen=True, tag=True, kw_only=True):
+    """How microphone and loudspeaker share the air."""
+
+    mode: Mode
+
+
+class SetTalkKey(Request, frozen=True, tag=True, kw_only=True):
+    """The talk key is down or up: in mode ptt the microphone is open while it is down."""
+
+    down: bool
 
 
 class Duck(Request, frozen=True, tag=True, kw_only=True):
@@ -82,7 +135,7 @@ class Yield(Request, frozen=True, tag=True, kw_only=True):
     """End a reply that was cut off: its branch is dead from now on, and what was heard of it becomes the agent's turn.
 
     No words: the reply failed or was forbidden to begin; the user's turn stays, and the agent's is empty. Answered by
-    `RolledBack`, `BoundaryTaken` (A) and `ReplyCommitted`.
+    `RolledBack`, `BoundaryTaken` (A) and `ReplyCommitted`, and by `TailKept` if something is left to be heard.
     """
 
     branch: int
@@ -113,7 +166,14 @@ Effect = (
     | StartUtterance
     | Transcribe
     | EndUtterance
+    | ReadAhead
     | StartReply
+    | PrepareLine
+    | MoveBack
+    | TakeUp
+    | ForgetTail
+    | SetMode
+    | SetTalkKey
     | Duck
     | Unduck
     | Hold

@@ -8,20 +8,37 @@ replies count from 1, clauses and words of a reply from 0; word counts are count
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from app.commands import BranchChosen as BranchChosen
+from app.commands import GoOnPressed as GoOnPressed
+from app.commands import ModeChosen as ModeChosen
+from app.commands import RegeneratePressed as RegeneratePressed
+from app.commands import StopPressed as StopPressed
+from app.commands import TalkPressed as TalkPressed
+from app.commands import TalkReleased as TalkReleased
+from app.commands import TextTyped as TextTyped
+from app.commands import UndoPressed as UndoPressed
+from app.decisions import CheckedIn as CheckedIn
+from app.decisions import CommandRefused as CommandRefused
+from app.decisions import CommandTaken as CommandTaken
+from app.decisions import EndScored as EndScored
+from app.decisions import Mode as Mode
+from app.decisions import ModeChanged as ModeChanged
+from app.decisions import OverlapJudged as OverlapJudged
+from app.decisions import OverlapStarted as OverlapStarted
+from app.decisions import PauseLearned as PauseLearned
+from app.decisions import StuckRecovered as StuckRecovered
+from app.decisions import TailForgotten as TailForgotten
+from app.decisions import TurnCommitted as TurnCommitted
+from app.decisions import TurnReopened as TurnReopened
+from app.decisions import UserNoted as UserNoted
+from app.fact import Fact as Fact
 
-class Fact(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """The root of all events.
-
-    Attributes:
-        t_s: When the event entered the log, s on the session clock. Stamped by the session, so 0 until then.
-    """
-
-    t_s: float = 0.0
-
+ClockName = Literal["wall", "stopped", "virtual"]
+"""wall: real time. stopped: real parts, on time that stands still while they compute. virtual: scripted parts."""
 
 # ---- the session ----
 
@@ -29,16 +46,20 @@ class Fact(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 class SessionOpened(Fact, frozen=True, tag=True, kw_only=True):
     """The conversation can begin: models are loaded and sound flows."""
 
-    clock: Literal["wall", "virtual"]
+    clock: ClockName
     seed: int
     models: dict[str, str]
     """Kind of model (llm, asr, tts, vad) to its name."""
+    settings: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    """What decisions depend on: the sections of the configuration that a replay of this log needs."""
 
 
 class SessionClosed(Fact, frozen=True, tag=True, kw_only=True):
     """The last event of every log."""
 
     reason: str
+    tree: str = ""
+    """Digest of the committed tree; a replay of the log must come to the same."""
 
 
 class DeviceLost(Fact, frozen=True, tag=True, kw_only=True):
@@ -68,6 +89,23 @@ class LevelsMeasured(Fact, frozen=True, tag=True, kw_only=True):
     speaker_dbfs: float
     speech: float
     """Probability of speech in the newest window, 0..1."""
+
+
+class EchoNoticed(Fact, frozen=True, tag=True, kw_only=True):
+    """Whether the microphone hears the loudspeaker: told at the first sound, and when that changes."""
+
+    rise_db: float
+    """By how much the microphone became louder; 0: there is no echo."""
+
+
+class EchoMeasured(Fact, frozen=True, tag=True, kw_only=True):
+    """What the echo canceller did during the newest stretch of playback."""
+
+    erle_db: float
+    """How much weaker the echo became; only of stretches in which the user was silent."""
+    delay_ms: float
+    residual_share: float
+    """Share of the stretch in which what was left of the echo still looked like speech, 0..1."""
 
 
 # ---- the user ----
@@ -101,6 +139,19 @@ class FinalTranscribed(Fact, frozen=True, tag=True, kw_only=True):
     request: int
     text: str
     took_ms: float
+    acoustic: dict[str, float] = msgspec.field(default_factory=dict[str, float])
+    """How the end of it sounded, by the names that app/endpoint.py weighs; empty if nobody looked."""
+
+
+class UserTextRead(Fact, frozen=True, tag=True, kw_only=True):
+    """The answer to `ReadAhead`: the model has read what the user said so far."""
+
+    utterance: int
+    request: int
+    tokens: int
+    end_logprob: float | None
+    """Natural log of the probability that the user's turn ends there; None if there was no room to read it."""
+    took_ms: float
 
 
 class TimerFired(Fact, frozen=True, tag=True, kw_only=True):
@@ -108,16 +159,6 @@ class TimerFired(Fact, frozen=True, tag=True, kw_only=True):
 
     name: str
     serial: int
-
-
-class TextTyped(Fact, frozen=True, tag=True, kw_only=True):
-    """The user typed a turn instead of saying it."""
-
-    text: str
-
-
-class StopPressed(Fact, frozen=True, tag=True, kw_only=True):
-    """The user pressed the stop key: be quiet now, and wait."""
 
 
 # ---- the reply ----
@@ -201,6 +242,8 @@ class OutputHeld(Fact, frozen=True, tag=True, kw_only=True):
     branch: int
     at_s: float
     words: int
+    asked_s: float | None = None
+    """When it was decided that the gate shuts."""
 
 
 class OutputResumed(Fact, frozen=True, tag=True, kw_only=True):
@@ -227,6 +270,8 @@ class BoundaryTaken(Fact, frozen=True, tag=True, kw_only=True):
     position: int
     """Tokens in the state."""
     capsule_bytes: int
+    text: str = ""
+    """What was said up to it since the boundary before: the user's turn (U), a clause (W), what was heard (A)."""
 
 
 class RolledBack(Fact, frozen=True, tag=True, kw_only=True):
@@ -245,51 +290,6 @@ class ContextTrimmed(Fact, frozen=True, tag=True, kw_only=True):
     tokens: int
 
 
-class DeadBranchDropped(Fact, frozen=True, tag=True, kw_only=True):
-    """A result came for a branch that is no more, and was dropped."""
-
-    branch: int
-    what: str
-
-
-# ---- decisions, each with its reason ----
-
-
-class TurnCommitted(Fact, frozen=True, tag=True, kw_only=True):
-    """The user has finished a turn."""
-
-    turn: int
-    branch: int
-    text: str
-    speech_start_s: float
-    speech_end_s: float
-    reason: str
-
-
-class TurnReopened(Fact, frozen=True, tag=True, kw_only=True):
-    """The user went on before a word of the reply was heard: the same turn goes on, the reply never was."""
-
-    turn: int
-    branch: int
-    reason: str
-
-
-class OverlapStarted(Fact, frozen=True, tag=True, kw_only=True):
-    """The user may be talking over a reply. Ducked, not yet held."""
-
-    branch: int
-    onset_s: float
-
-
-class OverlapJudged(Fact, frozen=True, tag=True, kw_only=True):
-    """What the overlap was, and why we think so."""
-
-    branch: int
-    onset_s: float
-    verdict: Literal["turn", "stop", "backchannel", "echo", "noise"]
-    reason: str
-
-
 class ReplyCommitted(Fact, frozen=True, tag=True, kw_only=True):
     """The agent's turn as it was heard, to the word, is in the model's state."""
 
@@ -298,6 +298,47 @@ class ReplyCommitted(Fact, frozen=True, tag=True, kw_only=True):
     heard: str
     words: int
     interrupted: bool
+    kept: str | None = None
+    """What the model's state keeps of it where the policy says other than what was heard."""
+
+
+class TailKept(Fact, frozen=True, tag=True, kw_only=True):
+    """A reply was cut off, and what was not heard of it can be asked for."""
+
+    branch: int
+    turn: int
+    text: str
+    """The unheard rest, as far as the model had written it."""
+    complete: bool
+    """The model had written all of it."""
+
+
+class Moved(Fact, frozen=True, tag=True, kw_only=True):
+    """The conversation goes on from another boundary; what it left is abandoned and can be taken up again."""
+
+    boundary: int
+    name: str
+    turn: int
+    """The turn after which it goes on."""
+    text: str = ""
+    """What the user said in that turn; empty if it has no words of the user."""
+    left: int
+    """Serial number of the boundary it left."""
+    rollback_us: float
+
+
+class MoveRefused(Fact, frozen=True, tag=True, kw_only=True):
+    """There is no such boundary any more; the conversation is where it was."""
+
+    what: str
+    why: str
+
+
+class DeadBranchDropped(Fact, frozen=True, tag=True, kw_only=True):
+    """A result came for a branch that is no more, and was dropped."""
+
+    branch: int
+    what: str
 
 
 Event = (
@@ -307,13 +348,23 @@ Event = (
     | DeviceOpened
     | SoundTroubled
     | LevelsMeasured
+    | EchoNoticed
+    | EchoMeasured
     | SpeechStarted
     | SpeechStopped
     | PartialTranscribed
     | FinalTranscribed
+    | UserTextRead
     | TimerFired
     | TextTyped
     | StopPressed
+    | GoOnPressed
+    | UndoPressed
+    | RegeneratePressed
+    | BranchChosen
+    | TalkPressed
+    | TalkReleased
+    | ModeChosen
     | UserTurnAppended
     | FirstTokenDecoded
     | ClauseDecoded
@@ -328,10 +379,22 @@ Event = (
     | BoundaryTaken
     | RolledBack
     | ContextTrimmed
+    | ReplyCommitted
+    | TailKept
+    | Moved
+    | MoveRefused
     | DeadBranchDropped
     | TurnCommitted
     | TurnReopened
+    | EndScored
+    | PauseLearned
+    | UserNoted
     | OverlapStarted
     | OverlapJudged
-    | ReplyCommitted
+    | CommandTaken
+    | CommandRefused
+    | CheckedIn
+    | TailForgotten
+    | ModeChanged
+    | StuckRecovered
 )

@@ -6,20 +6,34 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TextIO
 
 import msgspec
 
 from app.config import Config
 from app.events import Event
+from app.journal import Journal
 from app.lines import LineView
+from app.ports import Commands
 
 Sink = Callable[[Event], None]
 
 
-def main(config: Config, out: TextIO, *, as_json: bool) -> int:
-    """Talk until SIGINT or SIGTERM, with a line of text a turn or a line of JSON an event. Returns the exit status."""
-    return run(config, [JsonLines(out) if as_json else LineView(out).show], tell_on_stderr)
+def main(config: Config, out: TextIO, *, as_json: bool, record: Path | None = None, events: Path | None = None) -> int:
+    """Talk until SIGINT or SIGTERM, with a line of text a turn or a line of JSON an event. Returns the exit status.
+
+    Args:
+        config: The configuration.
+        out: Where the lines go.
+        as_json: Each is an event.
+        record: Where the sound of both sides goes; None: nowhere.
+        events: Where the event log goes besides the journal; None: nowhere.
+    """
+    view = JsonLines(out) if as_json else LineView(out).show
+    with Journal(events) if events else nullcontext() as log:
+        return run(config, [log, view] if log else [view], tell_on_stderr, record=record)
 
 
 class JsonLines:
@@ -38,13 +52,21 @@ def tell_on_stderr(line: str) -> None:
     print(f"backtalk: {line}", file=sys.stderr, flush=True)
 
 
-def run(config: Config, sinks: Sequence[Sink], tell: Callable[[str], None]) -> int:
+def run(
+    config: Config,
+    sinks: Sequence[Sink],
+    tell: Callable[[str], None],
+    commands: Commands | None = None,
+    record: Path | None = None,
+) -> int:
     """A live session on this machine's sound. Returns the exit status.
 
     Args:
         config: The configuration.
         sinks: Take every event, on the event loop's thread.
         tell: Takes a line about what is going on while nothing can be said yet, on any thread.
+        commands: Lets a keyboard or the like ask for things while the session is open.
+        record: Where the sound of both sides goes; None: nowhere.
     """
     from app import wiring
 
@@ -54,7 +76,7 @@ def run(config: Config, sinks: Sequence[Sink], tell: Callable[[str], None]) -> i
 
     async def session() -> None:
         stop = asyncio.Event()
-        await until_signal(wiring.talk(loaded, config, sinks, stop), stop)
+        await until_signal(wiring.talk(loaded, config, sinks, stop, commands, record), stop)
 
     asyncio.run(session())
     return 0

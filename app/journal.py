@@ -21,6 +21,7 @@ from app.events import Event, LevelsMeasured
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
 _CREATE = os.O_WRONLY | os.O_CREAT
+_LONGEST_LINE_BYTES = 1 << 20
 
 
 def encode(event: Event) -> bytes:
@@ -96,19 +97,28 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[Event]:
-    """The events of a journal.
+    """The events of a journal, in order; the n-th is on line n.
+
+    A program that is killed may leave the last line without its end. Such a line is passed over.
 
     Raises:
         ScriptError: A line is not an event; the line number is told.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        with path.open("rb") as file:
+            for number in itertools.count(1):
+                line = file.readline(_LONGEST_LINE_BYTES)
+                if not line:
+                    return
+                try:
+                    yield _decoder.decode(line)
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    if number > 1 and not line.endswith(b"\n") and not file.read(1):
+                        return
+                    raise ScriptError(
+                        f"line {number} of {path} is not an event",
+                        str(error),
+                        "use a journal of this version of backtalk",
+                    ) from error
     except OSError as error:
         raise ScriptError(f"the journal {path} can't be read", str(error), "check the path") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            yield _decoder.decode(line)
-        except msgspec.DecodeError as error:
-            raise ScriptError(
-                f"line {number} of {path} is not an event", str(error), "use a journal of this version of backtalk"
-            ) from error

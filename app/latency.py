@@ -3,7 +3,8 @@
 The spans are stretches of the critical path, from the end of the user's speech to the first sample of the reply:
 
     endpoint     silence that the turn's end was waited for
-    asr          the recogniser, as far as it was waited for; 0 while its work is hidden under that silence
+    asr          the recogniser, and the model's reading ahead, as far as they were waited for; 0 while their work is
+                 hidden under that silence
     append       the model reads the user's turn
     first_token  the first token of the reply
     clause       the rest of the first clause
@@ -11,8 +12,8 @@ The spans are stretches of the critical path, from the end of the user's speech 
     device       until its first sample leaves the loudspeaker
 
 Each span ends where the next begins and all are whole microseconds, so their sum is exact. A transcript counts as
-waited for if the turn was committed as soon as it came: then the path leads through the recogniser, from the moment it
-was asked.
+waited for if the turn was committed as soon as it, or what the model made of it, came: then the path leads through the
+recogniser, from the moment it was asked. Another answer to the same turn is counted from when it was asked for.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ _AT_ONCE_S = 0.005
 class _Path:
     """Milestones of one branch, s on the session clock; None where they are not reached."""
 
-    speech_end_s: float
+    told_end_s: float
+    """End of the user's speech as voice activity told it."""
+    begins_s: float
+    """The same, or when another answer was asked for."""
     asked_s: float
     committed_s: float
     appended_s: float | None = None
@@ -41,6 +45,10 @@ class _Path:
     clause_s: float | None = None
     spoken_s: float | None = None
     audible_s: float | None = None
+
+    def begins(self, speech_end_s: float | None) -> float:
+        """Where the path begins if the user's speech really ended at `speech_end_s`."""
+        return self.begins_s if speech_end_s is None or self.begins_s != self.told_end_s else speech_end_s
 
 
 class Latency:
@@ -55,14 +63,24 @@ class Latency:
         self._branches: dict[int, _Path] = {}
         self._turns: dict[int, int] = {}
         self._final: ev.FinalTranscribed | None = None
+        self._told_s = 0.0
+        """When the newest transcript, or what the model made of it, came."""
 
     def feed(self, event: ev.Event) -> None:
         """Take the next event of the log."""
         match event:
+            case ev.SessionOpened():
+                self._branches, self._turns, self._final = {}, {}, None
             case ev.FinalTranscribed():
-                self._final = event
+                self._final, self._told_s = event, event.t_s
+            case ev.UserTextRead():
+                self._told_s = event.t_s
             case ev.TurnCommitted():
                 self._commit(event)
+            case ev.TurnReopened() | ev.CheckedIn():
+                self._turns.pop(event.turn, None)
+            case ev.Moved():
+                self._turns = {turn: branch for turn, branch in self._turns.items() if turn <= event.turn}
             case ev.UserTurnAppended():
                 self._reach(event.branch, "appended_s", event.t_s)
             case ev.FirstTokenDecoded():
@@ -89,7 +107,7 @@ class Latency:
         path = self._branches.get(self._turns.get(turn, -1))
         if path is None or path.audible_s is None:
             return None
-        end_s = path.speech_end_s if speech_end_s is None else speech_end_s
+        end_s = path.begins(speech_end_s)
         marks = [path.asked_s, path.committed_s, path.appended_s, path.first_token_s, path.clause_s, path.spoken_s]
         audible_us, at_us = _microseconds(path.audible_s), _microseconds(end_s)
         spans: dict[str, float] = {}
@@ -106,7 +124,7 @@ class Latency:
         path = self._branches.get(self._turns.get(turn, -1))
         if path is None or path.audible_s is None:
             return None
-        end_s = path.speech_end_s if speech_end_s is None else speech_end_s
+        end_s = path.begins(speech_end_s)
         return (_microseconds(path.audible_s) - _microseconds(end_s)) / 1000
 
     def turns(self) -> list[int]:
@@ -115,9 +133,10 @@ class Latency:
 
     def _commit(self, event: ev.TurnCommitted) -> None:
         final, asked_s = self._final, event.t_s
-        if final is not None and final.t_s >= event.speech_end_s and event.t_s - final.t_s < _AT_ONCE_S:
+        if final is not None and final.t_s >= event.speech_end_s and event.t_s - self._told_s < _AT_ONCE_S:
             asked_s = max(event.speech_end_s, final.t_s - final.took_ms / 1000)
-        self._branches[event.branch] = _Path(event.speech_end_s, asked_s, event.t_s)
+        begins_s = event.t_s if event.turn in self._turns else event.speech_end_s
+        self._branches[event.branch] = _Path(event.speech_end_s, begins_s, max(asked_s, begins_s), event.t_s)
         self._turns[event.turn] = event.branch
         if self._keep is not None and len(self._branches) > self._keep:
             oldest = next(iter(self._branches))

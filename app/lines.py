@@ -15,6 +15,13 @@ _INDENT = 7
 _TURNS_KEPT = 256
 _CODES = {"plain": "", "bright": "\x1b[1m", "dim": "\x1b[2m", "struck": "\x1b[2;9m", "note": "\x1b[33m"}
 _RESET = "\x1b[0m"
+_COMMANDS = {
+    "stop": "stop",
+    "go_on": "go on",
+    "undo": "undo",
+    "regenerate": "answer again",
+    "take_up": "take up another branch",
+}
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that reorder what stands after them."""
 
@@ -87,6 +94,8 @@ class LineView:
         self._colour = colour
         self._latency = Latency(_TURNS_KEPT)
         self._clauses: dict[int, list[str]] = {}
+        self._turn: ev.TurnCommitted | None = None
+        """The one that was printed last."""
 
     def show(self, event: ev.Event) -> None:
         """Print what the event adds to the dialogue, which is nothing for most."""
@@ -97,6 +106,9 @@ class LineView:
         """The lines that `show` prints."""
         self._latency.feed(event)
         match event:
+            case ev.SessionOpened():
+                self._clauses, self._turn = {}, None
+                return self._note(event)
             case ev.ClauseDecoded():
                 self._clauses.setdefault(event.branch, []).append(event.text)
             case ev.ReplyDecoded():
@@ -106,6 +118,9 @@ class LineView:
                 self._clauses = {
                     branch: clauses for branch, clauses in self._clauses.items() if branch >= event.branch - 1
                 }
+                last, self._turn = self._turn, event
+                if last and (last.turn, last.text, last.speech_end_s) == (event.turn, event.text, event.speech_end_s):
+                    return []  # another answer was asked for, which was told
                 return self._block("you", _words(event.text, "plain"))
             case ev.ReplyCommitted():
                 return self._reply(event)
@@ -159,7 +174,27 @@ def note(event: ev.Event) -> str | None:
         case ev.SoundTroubled():
             return f"sound stumbled: {event.xruns} xruns, {event.dropped_frames} dropped frames so far"
         case ev.TurnReopened():
-            return "no word of the reply was heard: the turn goes on"
+            return f"the turn goes on: {event.reason}"
+        case ev.UserNoted():
+            return f'noted as {event.kind}: "{event.text}"'
+        case ev.CommandTaken():
+            return f"{_COMMANDS[event.command]}: {event.reason}"
+        case ev.CommandRefused():
+            return f"can't {_COMMANDS[event.command]}: {event.reason}"
+        case ev.Moved():
+            return f"the dialogue goes on after turn {event.turn}" if event.turn else "the dialogue begins anew"
+        case ev.TailKept():
+            return f'{len(event.text.split())} words were not heard; "go on" plays them'
+        case ev.TailForgotten():
+            return f"the unheard rest is let go: {event.reason}"
+        case ev.CheckedIn():
+            return f"a word to a silent user: {event.reason}"
+        case ev.ModeChanged():
+            return f"mode {event.mode}: {event.reason}"
+        case ev.PauseLearned():
+            return f"waits at least {event.floor_ms:.0f} ms from now on: {event.reason}"
+        case ev.StuckRecovered():
+            return f"nothing moved for {event.waited_ms / 1000:.0f} s ({event.region} {event.phase}): put back to rest"
         case ev.OutputResumed():
             return "the reply goes on"
         case ev.OverlapJudged(verdict="backchannel" | "echo" | "noise"):

@@ -1,111 +1,60 @@
 """The live ears: microphone frames to voice activity, an utterance's sound, partial and final transcripts.
 
-The event loop cuts and scores the sound (0.1 ms a window); only the recogniser runs on a thread, one decode at a time.
-An utterance is decoded in pieces, so that a final costs the same however long the user has been talking.
+The event loop cleans, cuts and scores the sound (0.5 ms a frame); the recogniser and the model that hears ends of turns
+run on threads of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from itertools import pairwise
 
-import numpy as np
-
-from app.events import LevelsMeasured, PartialTranscribed, SoundTroubled, SpeechStarted, SpeechStopped
-from app.ports import CardStats, CardStatsLike, Emit, FrameLike, Recogniser, Samples, SoundCard, VoiceActivity
-from audio.agree import Agreement
+from app.decisions import Mode
+from app.echo_guard import EchoGuard
+from app.events import EchoMeasured, EchoNoticed, Event, LevelsMeasured, SoundTroubled, SpeechStarted, SpeechStopped
+from app.ports import Emit, Listened
+from app.sound_ports import (
+    CardStats,
+    CardStatsLike,
+    EchoCanceller,
+    FrameLike,
+    Recogniser,
+    SoundCard,
+    TurnEnd,
+    VoiceActivity,
+)
+from app.utterance import Decoder, Utterance
+from audio.devices import dbfs
 from audio.frame import MIC_HZ
+from audio.memory import SoundMemory
+from audio.reference import AHEAD_S
 from audio.vad import WINDOW_SAMPLES, SpeechGate
 
 _MEMORY_SAMPLES = 90 * MIC_HZ
+_HEARD_SAMPLES = 2 * MIC_HZ
 _LONGEST_GAP_SAMPLES = MIC_HZ  # a shorter loss is heard as silence, after a longer one everything starts afresh
 _LEVEL_SAMPLES = MIC_HZ // 10
-_SILENT_DBFS = -120.0
 _TAIL_SAMPLES = MIC_HZ // 10  # the last sound of a word may be too faint for the voice activity
-_PARTIAL_SAMPLES = 4 * MIC_HZ // 10
-_PIECE_SAMPLES = 12 * MIC_HZ
-_LONGEST_PIECE_SAMPLES = 26 * MIC_HZ
-_PAUSE_SAMPLES = 2 * MIC_HZ // 10
-_CUT_SEARCH_SAMPLES = 6 * MIC_HZ
-_CUT_GRAIN_SAMPLES = MIC_HZ // 50
-
-
-class SoundMemory:
-    """The newest sound, addressed by its sample index. What is older than the memory reads as nothing.
-
-    Args:
-        samples: How much is kept.
-    """
-
-    def __init__(self, samples: int) -> None:
-        self._ring = np.zeros(samples, np.float32)
-        self._first = 0
-        self._end = 0
-
-    @property
-    def end(self) -> int:
-        """Index after the newest sample."""
-        return self._end
-
-    @property
-    def first(self) -> int:
-        """Index of the oldest sample that is still there."""
-        return max(self._first, self._end - self._ring.size)
-
-    def append(self, samples: Samples) -> None:
-        """Add float32[n] behind the newest sample."""
-        kept = samples[-self._ring.size :]
-        places = np.arange(self._end + samples.size - kept.size, self._end + samples.size) % self._ring.size
-        self._ring[places] = kept
-        self._end += samples.size
-
-    def jump(self, index: int) -> None:
-        """Forget everything; the next sample has this index."""
-        self._first = self._end = index
-
-    def read(self, start: int, end: int) -> Samples:
-        """A copy of the samples from `start` up to `end`, as far as they are there."""
-        places = np.arange(max(start, self.first), min(end, self._end))
-        return self._ring[places % self._ring.size]
-
-
-class _Utterance:
-    """What the user says from one onset to its end, in pieces cut at pauses."""
-
-    def __init__(self, number: int, start: int, speech_from: int) -> None:
-        self.number = number
-        self.cuts = [start]
-        """Where each piece begins; the last one is still growing."""
-        self.texts: dict[tuple[int, int], str] = {}
-        """Decodes of pieces by their first sample and the one after their last."""
-        self.agreement = Agreement()
-        self.told: tuple[str, str] = ("", "")
-        self.partial_end = speech_from
-
-    def pieces(self, until: int) -> list[tuple[int, int]]:
-        """All sound up to `until` as spans of samples."""
-        edges = [cut for cut in self.cuts if cut < until] + [until]
-        return list(pairwise(edges))
-
-    def keep(self, piece: tuple[int, int], text: str) -> None:
-        """Remember a decode; of the growing piece only the newest."""
-        finished = set(pairwise(self.cuts))
-        self.texts = {key: old for key, old in self.texts.items() if key in finished}
-        self.texts[piece] = text
+_RELEASE_SAMPLES = MIC_HZ // 10  # what was said when the talk key came up is still on its way from the microphone
+_TURN_END_SAMPLES = 8 * MIC_HZ
+_NEVER = 1 << 62
 
 
 class LiveEars:
-    """Satisfies `app.ports.Ears`.
+    """Satisfies `app.ports.Ears`. Begins in mode duplex.
 
     Args:
         card: Where the sound comes from.
         activity: Scores each 32 ms.
         recogniser: Decodes sound; called on the workers, by two of them at once.
+        canceller: Takes the echo out of what decides whether the user speaks; None: there is no echo.
+        gentle: Takes it out of what the recogniser reads; None: that reads the microphone.
+        turn_end: Hears how an utterance ends, on a worker beside the recogniser's two; None: nobody looks.
+        speech_start: Probability of speech from which on silence becomes speech.
+        speech_end: Probability of speech below which speech becomes silence.
         speaker_dbfs: Asked ten times a second for the level of the loudspeaker, for the meters.
-        worker: Runs the recogniser; None for two threads, so that a final never waits for a partial under way.
+        worker: Runs the models; None for three threads, so that a final never waits for a partial under way.
     """
 
     def __init__(
@@ -113,109 +62,165 @@ class LiveEars:
         card: SoundCard,
         activity: VoiceActivity,
         recogniser: Recogniser,
-        speaker_dbfs: Callable[[], float] = lambda: _SILENT_DBFS,
+        *,
+        canceller: EchoCanceller | None = None,
+        gentle: EchoCanceller | None = None,
+        turn_end: TurnEnd | None = None,
+        speech_start: float = 0.5,
+        speech_end: float = 0.35,
+        speaker_dbfs: Callable[[], float] = lambda: -120.0,
         worker: Executor | None = None,
     ) -> None:
-        self._card, self._activity, self._recogniser = card, activity, recogniser
+        self._card, self._activity, self._turn_end = card, activity, turn_end
         self._speaker_dbfs = speaker_dbfs
-        self._worker = worker or ThreadPoolExecutor(2, thread_name_prefix="recogniser")
+        self._worker = worker or ThreadPoolExecutor(3, thread_name_prefix="ears")
+        self._guard = EchoGuard(canceller, gentle)
         self._memory = SoundMemory(_MEMORY_SAMPLES)
-        self._gate = SpeechGate()
-        self._scored_end = 0
+        self._heard = SoundMemory(_HEARD_SAMPLES)
+        self._decoder = Decoder(self._memory, recogniser, self._worker)
+        self._thresholds = (speech_start, speech_end)
+        self._gate = SpeechGate(speech_start, speech_end)
+        self._mode: Mode = "duplex"
+        self._open_until = 0
+        """In mode ptt: the microphone is open up to this sample."""
+        self._speaking = False
         self._turned_at = 0
         self._score = 0.0
+        self._scored_end = 0
         self._level_end = 0
         self._stats: CardStatsLike = CardStats(0, 0)
-        self._utterance: _Utterance | None = None
-        self._finals = 0
-        self._sound_is_due = asyncio.Event()
+        self._frame_came = asyncio.Event()
+        self._emit: Emit = _to_nobody
 
     # ---- the port ----
 
     async def run(self, emit: Emit) -> None:
         """Listen until cancelled, or until the card is closed."""
+        self._emit = emit
         try:
             async with asyncio.TaskGroup() as group:
-                along = group.create_task(self._decode_along(emit))
+                along = group.create_task(self._decoder.run(emit))
                 async for frame in self._card.frames():
-                    self._hear(frame, emit)
+                    self._hear(frame)
                 along.cancel()
         finally:
+            self._emit = _to_nobody
             self._worker.shutdown(wait=False, cancel_futures=True)
 
     def start_utterance(self, utterance: int, from_s: float) -> None:
         """Collect sound from `from_s` on, as far back as it is still there; ends the utterance before it."""
         start = self._sample_at(from_s)
-        self._utterance = _Utterance(utterance, start, speech_from=max(start, self._turned_at))
-        self._ask_for_partial()
+        self._decoder.utterance = Utterance(utterance, start, speech_from=max(start, self._turned_at))
+        self._follow()
 
-    async def transcribe(self, utterance: int, until_s: float) -> str:
-        """The text of all sound of the utterance up to `until_s`. Empty if it was not speech, or is no longer kept."""
-        current = self._utterance
+    async def transcribe(self, utterance: int, until_s: float) -> Listened:
+        """What all sound of the utterance up to `until_s` said, and how the last 8 s of it sounded.
+
+        Empty if it was not speech, or is no longer kept.
+        """
+        current = self._decoder.utterance
         if current is None or current.number != utterance:
-            return ""
-        self._finals += 1
-        try:
-            return await self._text(current, min(self._sample_at(until_s) + _TAIL_SAMPLES, self._memory.end))
-        finally:
-            self._finals -= 1
-            self._ask_for_partial()
+            return Listened("", {})
+        released = self._open_until if self._open_until < _NEVER else 0
+        while self._memory.end < released:
+            self._frame_came.clear()
+            await self._frame_came.wait()
+        until = min(max(self._sample_at(until_s) + _TAIL_SAMPLES, released), self._memory.end)
+        text, acoustic = await asyncio.gather(self._decoder.final(current, until), self._listen(current, until))
+        self._follow()
+        return Listened(text, acoustic)
 
     def end_utterance(self, utterance: int) -> None:
         """Forget the utterance."""
-        if self._utterance is not None and self._utterance.number == utterance:
-            self._utterance = None
+        current = self._decoder.utterance
+        if current is not None and current.number == utterance:
+            self._decoder.utterance = None
+
+    def set_mode(self, mode: Mode) -> None:
+        """From the next frame on; speech under way ends."""
+        self._mode = mode
+        self._open_until = 0
+        self._guard.set_mode(mode)
+        self._listen_afresh(self._memory.end)
+
+    def set_talk_key(self, down: bool) -> None:
+        """In mode ptt: speech from the press to the release; else nothing."""
+        end = self._memory.end
+        if self._mode == "ptt" and down != self._speaking:
+            self._open_until = _NEVER if down else end + _RELEASE_SAMPLES
+            self._turn(down, end)
 
     # ---- hearing ----
 
-    def _hear(self, frame: FrameLike, emit: Emit) -> None:
+    def _hear(self, frame: FrameLike) -> None:
         gap = frame.first_sample - self._memory.end
         if gap > _LONGEST_GAP_SAMPLES:
-            self._start_afresh(frame.first_sample, emit)
+            self._start_afresh(frame.first_sample)
         elif gap > 0:
-            self._memory.append(np.zeros(gap, np.float32))
-        self._memory.append(frame.samples[max(0, -gap) :])
+            self._skip_to(frame.first_sample)
+        far = self._card.reference(self._card.time_of_sample(frame.first_sample) + AHEAD_S, frame.samples.size)
+        is_open = frame.first_sample < self._open_until
+        speech = self._score >= self._thresholds[0]
+        heard, kept, rise_db = self._guard.process(frame.samples, far, key_down=is_open, speech=speech)
+        if rise_db is not None:
+            self._emit(EchoNoticed(rise_db=round(rise_db, 1)))
+        self._heard.append(heard[max(0, -gap) :])
+        self._memory.append(kept[max(0, -gap) :])
         while self._memory.end - self._scored_end >= WINDOW_SAMPLES:
-            self._score_window(emit)
+            self._score_window()
         if self._memory.end - self._level_end >= _LEVEL_SAMPLES:
-            self._measure(emit)
-        self._cut()
-        self._ask_for_partial()
+            self._measure()
+        self._frame_came.set()
+        self._follow()
 
-    def _start_afresh(self, first_sample: int, emit: Emit) -> None:
+    def _skip_to(self, sample: int) -> None:
+        self._memory.skip_to(sample)
+        self._heard.skip_to(sample)
+
+    def _start_afresh(self, first_sample: int) -> None:
         """So much sound was lost that what came before says nothing about what follows."""
-        if self._gate.speaking:
-            emit(SpeechStopped(at_s=self._card.time_of_sample(self._memory.end)))
-        lost = (self._memory.end, first_sample)
-        if first_sample - self._memory.end < _MEMORY_SAMPLES:
-            self._memory.append(np.zeros(first_sample - self._memory.end, np.float32))
-        else:
-            self._memory.jump(first_sample)
-        if self._utterance is not None:
-            self._utterance.cuts += lost
-            self._utterance.texts[lost] = ""
-        self._activity.reset()
-        self._gate = SpeechGate()
+        end = self._memory.end
+        self._skip_to(first_sample)
+        if self._decoder.utterance is not None:
+            self._decoder.utterance.lose(end, first_sample)
+        self._guard.reset()
+        self._listen_afresh(end)
         self._scored_end = self._turned_at = self._level_end = first_sample
 
-    def _score_window(self, emit: Emit) -> None:
+    def _listen_afresh(self, end: int) -> None:
+        """Nothing that was heard counts any more: speech under way ends at `end`, unless the talk key is held."""
+        if self._speaking and self._open_until < _NEVER:
+            self._turn(False, end)
+        self._activity.reset()
+        self._gate = SpeechGate(*self._thresholds)
+        self._score = 0.0
+
+    def _score_window(self) -> None:
         end = self._scored_end + WINDOW_SAMPLES
-        self._score = self._activity.score(self._memory.read(self._scored_end, end))
+        self._score = self._activity.score(self._heard.read(self._scored_end, end))
         self._scored_end = end
         transition = self._gate.update(self._score, end)
-        if transition is not None:
-            at_s = self._card.time_of_sample(transition.at_sample)
-            emit(SpeechStarted(at_s=at_s) if transition.speaking else SpeechStopped(at_s=at_s))
-            self._turned_at = transition.at_sample
+        if transition is not None and self._mode != "ptt":
+            self._turn(transition.speaking, transition.at_sample)
 
-    def _measure(self, emit: Emit) -> None:
-        mic_dbfs = dbfs(self._memory.read(self._level_end, self._memory.end))
-        self._level_end = self._memory.end
-        emit(LevelsMeasured(mic_dbfs=mic_dbfs, speaker_dbfs=self._speaker_dbfs(), speech=self._score))
+    def _turn(self, speaking: bool, at_sample: int) -> None:
+        self._speaking, self._turned_at = speaking, at_sample
+        at_s = self._card.time_of_sample(at_sample)
+        self._emit(SpeechStarted(at_s=at_s) if speaking else SpeechStopped(at_s=at_s))
+
+    def _measure(self) -> None:
+        mic_dbfs = dbfs(self._heard.read(self._level_end, self._heard.end))
+        self._level_end = self._heard.end
+        self._emit(LevelsMeasured(mic_dbfs=mic_dbfs, speaker_dbfs=self._speaker_dbfs(), speech=self._score))
         stats = self._card.stats()
         if stats != self._stats:
             self._stats = stats
-            emit(SoundTroubled(xruns=stats.xruns, dropped_frames=stats.dropped_frames))
+            self._emit(SoundTroubled(xruns=stats.xruns, dropped_frames=stats.dropped_frames))
+        measure = self._guard.take_measure()
+        if measure is not None:
+            delay_ms = 1000 * (measure.delay_s - AHEAD_S)
+            share = measure.residual_share
+            self._emit(EchoMeasured(erle_db=measure.erle_db, delay_ms=delay_ms, residual_share=share))
 
     def _sample_at(self, at_s: float) -> int:
         """The sample that was captured at a session time, as far as it is there."""
@@ -225,68 +230,16 @@ class LiveEars:
 
     # ---- decoding ----
 
-    def _cut(self) -> None:
-        """End the growing piece in a pause once it is long, or at its quietest place before it is too long."""
-        utterance, end = self._utterance, self._memory.end
-        if utterance is None:
-            return
-        start = utterance.cuts[-1]
-        if end - start >= _LONGEST_PIECE_SAMPLES:
-            search_from = end - _CUT_SEARCH_SAMPLES
-            utterance.cuts.append(search_from + _quietest(self._memory.read(search_from, end)))
-            self._sound_is_due.set()
-        elif not self._gate.speaking and end - self._turned_at >= _PAUSE_SAMPLES:
-            middle = (self._turned_at + end) // 2
-            if middle - start >= _PIECE_SAMPLES:
-                utterance.cuts.append(middle)
-                self._sound_is_due.set()
+    def _follow(self) -> None:
+        self._decoder.follow(speaking=self._speaking, turned_at=self._turned_at)
 
-    def _ask_for_partial(self) -> None:
-        utterance = self._utterance
-        if utterance is None or self._finals:
-            return
-        # In silence a final is about to be asked for, and a partial would only be in its way.
-        if self._gate.speaking and self._memory.end - utterance.partial_end >= _PARTIAL_SAMPLES:
-            self._sound_is_due.set()
-
-    async def _decode_along(self, emit: Emit) -> None:
-        """Decode what the user says while they say it."""
-        while True:
-            await self._sound_is_due.wait()
-            self._sound_is_due.clear()
-            utterance = self._utterance
-            if utterance is None or self._finals:
-                continue
-            utterance.partial_end = self._memory.end
-            text = await self._text(utterance, self._memory.end)
-            told = utterance.agreement.update(text)
-            if utterance is self._utterance and told != utterance.told:
-                utterance.told = told
-                emit(PartialTranscribed(utterance=utterance.number, stable=told[0], unstable=told[1]))
-
-    async def _text(self, utterance: _Utterance, until: int) -> str:
-        """The text up to a sample; pieces that were decoded before are not decoded again."""
-        texts: list[str] = []
-        for piece in utterance.pieces(until):
-            text = utterance.texts.get(piece)
-            if text is None:
-                samples = self._memory.read(*piece)
-                loop = asyncio.get_running_loop()
-                text = (await loop.run_in_executor(self._worker, self._recogniser.transcribe, samples)).text
-                utterance.keep(piece, text)
-            texts.append(text)
-        return " ".join(text for text in texts if text)
+    async def _listen(self, utterance: Utterance, until: int) -> Mapping[str, float]:
+        if self._turn_end is None:
+            return {}
+        samples = self._memory.read(max(utterance.cuts[0], until - _TURN_END_SAMPLES), until)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, self._turn_end.listen, samples)
 
 
-def dbfs(samples: Samples) -> float:
-    """Level of float32[n] in dB, 0 for a full square wave, at least -120."""
-    power = float(np.mean(np.square(samples))) if samples.size else 0.0
-    return max(_SILENT_DBFS, 10 * math.log10(power)) if power else _SILENT_DBFS
-
-
-def _quietest(samples: Samples) -> int:
-    """The middle of the quietest 100 ms, to 20 ms."""
-    grains = np.square(samples[: samples.size // _CUT_GRAIN_SAMPLES * _CUT_GRAIN_SAMPLES])
-    powers = grains.reshape(-1, _CUT_GRAIN_SAMPLES).sum(axis=1)
-    around = np.convolve(powers, np.ones(5), "valid")
-    return (int(np.argmin(around)) + 2) * _CUT_GRAIN_SAMPLES + _CUT_GRAIN_SAMPLES // 2
+def _to_nobody(_: Event) -> None:
+    """Nobody listens to the ears."""

@@ -85,6 +85,12 @@ def resolve_llm(name: str, *, offline: bool = False) -> Path | str:
     return name if name.startswith(DRAWN) else resolve(name, "llm", offline=offline)
 
 
+def parrots_notes(name: str) -> bool:
+    """Whether a language model is known to repeat notes instead of heeding them."""
+    entry = Catalogue.load().find(name)
+    return entry is not None and entry.parrots_notes
+
+
 class Store:
     """The cache and the catalogue."""
 

@@ -93,8 +93,9 @@ def _chosen(store: Store, names: Sequence[str], config: Config) -> list[tuple[st
             (config.models.llm, "llm"),
             (config.models.asr, "asr"),
             (config.models.voice, "voice"),
+            (config.models.turn, "turn"),
         ]
-        return [(name, kind) for name, kind in models if not name.startswith(DRAWN)]
+        return [(name, kind) for name, kind in models if name and not name.startswith(DRAWN)]
     return [(name, "llm" if name.startswith("hf:") else store.catalogue.entry(name).kind) for name in names]
 
 

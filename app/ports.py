@@ -1,25 +1,24 @@
 """What the conversation needs from the world, as protocols. Parts satisfy them by shape; nothing inherits.
 
 The session talks to three composite ports: `Ears` (microphone, voice activity, recogniser), `Brain` (the language
-model) and `Mouth` (voice and loudspeaker). Live parts build these from the smaller ports further down, which the
-classes of `audio` and `engine` satisfy; scripted ones (app/replay/) are pure coroutines on a virtual clock.
+model) and `Mouth` (voice and loudspeaker). Live parts build these from the smaller ports of app/sound_ports.py and the
+engine; scripted ones (app/replay/) are pure coroutines on a virtual clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from app.decisions import Mode
 from app.events import Event
-
-Samples = NDArray[np.float32]
-"""Mono sound, -1..1."""
 
 Emit = Callable[[Event], None]
 """Puts an event into the log and before the reducer. Call it on the event loop's thread only."""
+
+Commands = Callable[[Emit], AbstractContextManager[None]]
+"""Lets a keyboard or the like ask for things inside a context, which is entered while the session is open."""
 
 
 class Clock(Protocol):
@@ -34,13 +33,23 @@ class Clock(Protocol):
         ...
 
 
+class Listened(NamedTuple):
+    """What was heard of the user up to a pause."""
+
+    text: str
+    """Empty if it was not speech."""
+    acoustic: Mapping[str, float]
+    """How the end of it sounded, by the names that app/endpoint.py weighs; empty if nobody looked."""
+
+
 class Ears(Protocol):
-    """Microphone, voice activity and recogniser."""
+    """Microphone, echo canceller, voice activity, recogniser, and the model that hears ends of turns."""
 
     async def run(self, emit: Emit) -> None:
         """Listen until cancelled.
 
-        Emits SpeechStarted, SpeechStopped, PartialTranscribed, LevelsMeasured, SoundTroubled, DeviceLost, DeviceOpened.
+        Emits SpeechStarted, SpeechStopped, PartialTranscribed, LevelsMeasured, SoundTroubled, EchoMeasured, DeviceLost,
+        DeviceOpened.
         """
         ...
 
@@ -48,12 +57,20 @@ class Ears(Protocol):
         """Collect sound from `from_s` on and send partials; ends the utterance before it."""
         ...
 
-    async def transcribe(self, utterance: int, until_s: float) -> str:
-        """The text of all sound of the utterance up to `until_s`; empty if it was not speech."""
+    async def transcribe(self, utterance: int, until_s: float) -> Listened:
+        """What all sound of the utterance up to `until_s` said, and how its end sounded."""
         ...
 
     def end_utterance(self, utterance: int) -> None:
         """Forget the utterance's sound."""
+        ...
+
+    def set_mode(self, mode: Mode) -> None:
+        """How microphone and loudspeaker share the air from now on."""
+        ...
+
+    def set_talk_key(self, down: bool) -> None:
+        """In mode ptt the microphone is open while the talk key is down: its sound is speech from press to release."""
         ...
 
 
@@ -77,6 +94,15 @@ class RollbackReport(NamedTuple):
     """The boundary on which the state now stands."""
 
 
+class ReadAhead(NamedTuple):
+    """What the model makes of a turn that may not be over."""
+
+    tokens: int
+    """Read for it, beyond what was read before."""
+    end_logprob: float | None
+    """Natural log of the probability that the turn ends there; None if there was no room to read it."""
+
+
 class Brain(Protocol):
     """The language model's live state, moved along by one caller at a time."""
 
@@ -84,15 +110,33 @@ class Brain(Protocol):
         """Read the persona. The boundary A0."""
         ...
 
-    async def read_user(self, text: str) -> BoundaryMark:
-        """Append the user's turn and the header of the reply. The boundary U."""
+    async def read_ahead(self, text: str, note: str = "") -> ReadAhead:
+        """Read what the user said so far; it is no turn yet, and leaves no boundary. Called between turns.
+
+        What the next `read_ahead` or `read_user` shares with it from the start is not read again; whatever else moves
+        the state goes back to before it first. Arguments as of `read_user`.
+        """
         ...
 
-    def reply(self, turn: int) -> AsyncGenerator[str, None]:
+    async def read_user(self, text: str, note: str = "") -> BoundaryMark:
+        """Append the user's turn and the header of the reply. The boundary U.
+
+        Args:
+            text: What the user said.
+            note: A line for the model that nobody said, put before the text.
+        """
+        ...
+
+    async def read_line(self, text: str) -> None:
+        """Append to the open reply what was not decoded but is to be said: a line, or the rest of an earlier reply."""
+        ...
+
+    def reply(self, turn: int, *, again: bool = False) -> AsyncGenerator[str, None]:
         """Pieces of text, one a token, never splitting a character; ends at the end of the reply.
 
-        When a piece is yielded, the state holds all pieces before it and not yet the piece itself. Closing the iterator
-        between two pieces leaves the state at such a point.
+        `again` asks for another reply than the one that was given before. When a piece is yielded, the state holds all
+        pieces before it and not yet the piece itself. Closing the iterator between two pieces leaves the state at such
+        a point.
         """
         ...
 
@@ -120,6 +164,8 @@ class Brain(Protocol):
 
     async def make_room(self, text: str) -> tuple[int, BoundaryMark] | None:
         """If the context has no room for another turn, keep the newest turns only. Called between turns.
+
+        All boundaries before it are forgotten then.
 
         Args:
             text: What the user will say in that turn; empty if that is not known yet.
@@ -159,6 +205,21 @@ class Mouth(Protocol):
         """
         ...
 
+    async def say_rest(self, branch: int, source: int, clause: int, from_word: int) -> Spoken | None:
+        """Queue the kept sound of a clause of an earlier branch, from a word on. None: this branch is dead.
+
+        Args:
+            branch: Which speaks now.
+            source: Whose sound it is. It was stopped with `keep`.
+            clause: Number of the clause in that branch.
+            from_word: First word of the clause to be said.
+        """
+        ...
+
+    async def prepare(self, text: str) -> None:
+        """Make a line into sound, so that saying it takes no time; one line is kept."""
+        ...
+
     def finish(self, branch: int) -> None:
         """No more clauses will come; PlayoutFinished follows the last sample."""
         ...
@@ -179,8 +240,17 @@ class Mouth(Protocol):
         """Go on from the start of a word, at most 400 ms before the hold. OutputResumed follows."""
         ...
 
-    def stop(self, branch: int) -> None:
-        """Throw away what is queued of this branch. Silent within one block."""
+    def stop(self, branch: int, *, keep: bool = False) -> None:
+        """Throw away what is queued of this branch. Silent within one block.
+
+        Args:
+            branch: The branch.
+            keep: Keep its clauses' sound for `say_rest`, until `forget`.
+        """
+        ...
+
+    def forget(self, branch: int) -> None:
+        """The kept sound of a branch is no longer needed."""
         ...
 
 
@@ -191,180 +261,3 @@ class Parts(NamedTuple):
     ears: Ears
     brain: Brain
     mouth: Mouth
-
-
-# ---- the smaller ports of the live parts ----
-
-
-class FrameLike(Protocol):
-    """20 ms of microphone sound."""
-
-    @property
-    def samples(self) -> Samples:
-        """float32[320] at 16 kHz."""
-        ...
-
-    @property
-    def first_sample(self) -> int:
-        """Index at 16 kHz since the card was opened; a gap is lost sound."""
-        ...
-
-
-class CardStats(NamedTuple):
-    """Counters of the sound path since it was opened."""
-
-    xruns: int
-    dropped_frames: int
-
-
-class CardStatsLike(Protocol):
-    """`CardStats` of a card that knows nothing of this file."""
-
-    @property
-    def xruns(self) -> int: ...
-
-    @property
-    def dropped_frames(self) -> int: ...
-
-
-class SoundCard(Protocol):
-    """Microphone and loudspeaker on one sample clock: audio/duplex.py live, app/replay/card.py without hardware."""
-
-    def frames(self) -> AsyncIterator[FrameLike]:
-        """Microphone frames in order, each once it is complete, until the card is closed."""
-        ...
-
-    def time_of_sample(self, sample: int) -> float:
-        """Session time in s at which microphone sample `sample` (16 kHz index) was captured."""
-        ...
-
-    def stats(self) -> CardStatsLike:
-        """Counters since the card was opened."""
-        ...
-
-
-class PlayheadLike(Protocol):
-    """What the loudspeaker has done with one branch so far."""
-
-    @property
-    def branch(self) -> int: ...
-
-    @property
-    def heard_samples(self) -> int:
-        """Samples of the branch's stream that have left the loudspeaker (48 kHz)."""
-        ...
-
-    @property
-    def started_at_s(self) -> float | None:
-        """Session time of the stream's first audible sample."""
-        ...
-
-    @property
-    def last_at_s(self) -> float | None:
-        """Session time of the newest audible sample."""
-        ...
-
-    @property
-    def held(self) -> bool:
-        """The gate is shut and the last block from before has left the loudspeaker."""
-        ...
-
-    @property
-    def done(self) -> bool:
-        """`finish` was called and every sample has left the loudspeaker."""
-        ...
-
-
-class PlayoutBuffer(Protocol):
-    """Sound that waits for the loudspeaker: audio/playout.py."""
-
-    def begin(self, branch: int) -> None: ...
-
-    def room_samples(self) -> int: ...
-
-    def enqueue(self, branch: int, samples: Samples) -> int | None:
-        """Offset of the first sample in the branch's stream; None if the branch is dead."""
-        ...
-
-    def finish(self, branch: int) -> None: ...
-
-    def duck(self) -> None: ...
-
-    def unduck(self) -> None: ...
-
-    def hold(self) -> None: ...
-
-    def resume(self, from_sample: int) -> None: ...
-
-    def stop(self, branch: int) -> None: ...
-
-    def playhead(self, now_s: float) -> PlayheadLike | None: ...
-
-    @property
-    def level_dbfs(self) -> float:
-        """Level of what was handed to the loudspeaker last."""
-        ...
-
-
-class WordSpan(Protocol):
-    """Where a word lies in a clip."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def start(self) -> int:
-        """First sample, 48 kHz, from the start of the clip."""
-        ...
-
-    @property
-    def end(self) -> int:
-        """Sample after the last."""
-        ...
-
-
-class ClipLike(Protocol):
-    """A spoken clause."""
-
-    @property
-    def samples(self) -> Samples:
-        """float32[n] at 48 kHz."""
-        ...
-
-    @property
-    def words(self) -> Sequence[WordSpan]:
-        """One span for each word of `text.split()`, in order, not overlapping."""
-        ...
-
-
-class Voice(Protocol):
-    """Text to speech: audio/tts.py. Called on one worker thread."""
-
-    def synthesise(self, text: str) -> ClipLike: ...
-
-
-class VoiceActivity(Protocol):
-    """Probability of speech: audio/vad.py. Streaming: windows come in order."""
-
-    def score(self, window: Samples) -> float:
-        """float32[512] at 16 kHz (32 ms) -> 0..1."""
-        ...
-
-    def reset(self) -> None: ...
-
-
-class TranscriptLike(Protocol):
-    """One decode of the recogniser."""
-
-    @property
-    def text(self) -> str:
-        """Stripped; empty where the sound was not speech."""
-        ...
-
-
-class Recogniser(Protocol):
-    """Speech to text: audio/asr.py. Called on worker threads, by two at once."""
-
-    def transcribe(self, samples: Samples) -> TranscriptLike:
-        """float32[n] at 16 kHz, at most 28 s."""
-        ...

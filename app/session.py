@@ -1,7 +1,8 @@
 """The event loop of a conversation: takes events, asks `turns` what follows, carries it out with the ports.
 
 Read `emit` first: every fact goes through it, in order, and whatever it asks for is begun before the next one is taken.
-Work on the model's state is done by one worker in the order it was asked for, so a rollback never meets a decode.
+What is to be done with the model's state is queued for app/work.py, the voice of a reply is a task of its own, and all
+else is a call.
 """
 
 from __future__ import annotations
@@ -9,26 +10,25 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from app import effects as ask
+from app import endpoint, language
 from app import events as fact
-from app import heard
+from app.chunker import Clause, speakable
 from app.config import Config
 from app.errors import explain, leaf
-from app.ports import BoundaryMark, Parts
-from app.reply import Reply
+from app.ports import Parts
+from app.reply import Part, Reply
+from app.rules import Rules
 from app.state import State
-from app.tree import Boundary, Kind, Tree
+from app.tree import Tree
 from app.turns import step
+from app.work import Work
 
 Sink = Callable[[fact.Event], None]
-Job = Callable[[], Coroutine[Any, Any, None]]
-
-# Jobs for the model that wait. A turn queues two or three and takes a person seconds, so a full queue is a bug of ours.
-WAITING_JOBS = 64
 
 
 class _Ended(Exception):
@@ -36,7 +36,20 @@ class _Ended(Exception):
 
 
 class Session:
-    """One conversation from its first event to its last."""
+    """One conversation from its first event to its last.
+
+    Args:
+        parts: The world.
+        config: How it is held.
+        sinks: Take every event, on the event loop's thread.
+        seed: For the log.
+        clock_name: For the log.
+        models: For the log: kind of model to its name.
+        parrots_notes: The model is known to say notes aloud that are meant for it alone.
+
+    Raises:
+        ConfigError: The language is unknown.
+    """
 
     def __init__(
         self,
@@ -45,19 +58,31 @@ class Session:
         *,
         sinks: Sequence[Sink],
         seed: int,
-        clock_name: Literal["wall", "virtual"],
+        clock_name: fact.ClockName,
         models: dict[str, str],
+        parrots_notes: bool = False,
     ) -> None:
         self._parts = parts
-        self._config = config
         self._sinks = sinks
-        self._opened = fact.SessionOpened(clock=clock_name, seed=seed, models=models)
-        self._state = State()
-        self._tree = Tree()
+        turns, spoken = config.turns, language.load(config.language)
+        self._rules = Rules(turns, spoken, endpoint.load_weights())
+        self._opened = fact.SessionOpened(
+            clock=clock_name,
+            seed=seed,
+            models=models,
+            settings={
+                "turns": msgspec.to_builtins(turns),
+                "language": spoken.code,
+                "mode": config.audio.mode,
+                "weights": msgspec.to_builtins(self._rules.weights),
+            },
+        )
+        noted = turns.note == "on" or (turns.note == "auto" and not parrots_notes)
+        self._work = Work(parts, turns.keep, spoken.cut_note if noted else "", self.emit, self._log)
+        self._state = State(mode=config.audio.mode)
         self._reply: Reply | None = None
         self._inbox: deque[fact.Event] = deque()
         self._deciding = False
-        self._jobs: asyncio.Queue[Job] = asyncio.Queue(WAITING_JOBS)
         self._tasks: asyncio.TaskGroup | None = None
 
     @property
@@ -67,8 +92,8 @@ class Session:
 
     @property
     def tree(self) -> Tree:
-        """The live boundaries."""
-        return self._tree
+        """The boundaries that stand."""
+        return self._work.tree
 
     async def run(self, until: asyncio.Event | None = None) -> None:
         """Talk until `until` is set, or for ever; the log always ends with SessionClosed.
@@ -78,12 +103,15 @@ class Session:
         """
         reason = "ended"
         try:
-            await self._open()
+            self._parts.ears.set_mode(self._state.mode)
+            mark = await self._parts.brain.open()
+            self._log(self._opened)
+            self._work.begin(mark)
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 tasks.create_task(self._parts.ears.run(self.emit))
                 tasks.create_task(self._parts.mouth.run(self.emit))
-                tasks.create_task(self._work())
+                tasks.create_task(self._work.run())
                 await (until or asyncio.Event()).wait()
                 raise _Ended
         except BaseExceptionGroup as group:
@@ -97,12 +125,7 @@ class Session:
             raise
         finally:
             self._tasks = None
-            self._log(fact.SessionClosed(reason=reason))
-
-    async def _open(self) -> None:
-        mark = await self._parts.brain.open()
-        self._log(self._opened)
-        self._take("A", 0, 0, mark)
+            self._log(fact.SessionClosed(reason=reason, tree=self.tree.digest()))
 
     def emit(self, event: fact.Event) -> None:
         """Take an event: stamp and log it, decide, begin what was decided. Call it on the loop's thread."""
@@ -113,7 +136,7 @@ class Session:
         try:
             while self._inbox:
                 stamped = self._log(self._inbox.popleft())
-                self._state, effects = step(self._state, stamped, self._config.turns)
+                self._state, effects = step(self._state, stamped, self._rules)
                 for effect in effects:
                     self._carry_out(effect)
         finally:
@@ -132,7 +155,7 @@ class Session:
         return stamped
 
     def _carry_out(self, effect: ask.Effect) -> None:
-        ears, mouth = self._parts.ears, self._parts.mouth
+        ears, mouth, work = self._parts.ears, self._parts.mouth, self._work
         match effect:
             case ask.Announce():
                 self._log(effect.fact)
@@ -143,12 +166,14 @@ class Session:
             case ask.Transcribe():
                 self._spawn(self._transcribe(effect))
             case ask.EndUtterance():
+                work.ahead = None
                 ears.end_utterance(effect.utterance)
-            case ask.StartReply():
-                self._reply = reply = Reply(effect.branch, effect.turn)
-                mouth.begin(reply.branch)
-                text = effect.text
-                self._jobs.put_nowait(lambda: self._answer(reply, text))
+            case ask.SetMode():
+                ears.set_mode(effect.mode)
+            case ask.SetTalkKey():
+                ears.set_talk_key(effect.down)
+            case ask.PrepareLine():
+                self._spawn(self._prepare(effect.text))
             case ask.Duck():
                 mouth.duck()
             case ask.Unduck():
@@ -158,25 +183,53 @@ class Session:
             case ask.Resume():
                 mouth.unduck()
                 mouth.resume()
+            case ask.ReadAhead():
+                work.ahead = effect
+                work.later(work.read_ahead, effect)
+            case ask.StartReply():
+                self._start(effect)
             case ask.Yield():
-                ended, words = self._end_reply(), effect.words
-                self._jobs.put_nowait(lambda: self._cut_off(ended, words))
+                work.later(work.cut_off, self._silence(effect.branch, keep=True), effect.words)
             case ask.Abandon():
-                unheard = self._end_reply()
-                self._jobs.put_nowait(lambda: self._abandon(unheard))
+                reply = self._silence(effect.branch, keep=False)
+                reply.abandoned = True
+                work.later(work.abandon, reply)
             case ask.CloseReply():
-                whole = self._live_reply()
-                self._jobs.put_nowait(lambda: self._close(whole))
+                work.later(work.close, self._live_reply(effect.branch))
+            case ask.MoveBack():
+                work.later(work.move_back, effect.turn)
+            case ask.TakeUp():
+                work.later(work.take_up, effect.boundary)
+            case ask.ForgetTail():
+                work.forget_tail(effect.branch)
 
-    def _live_reply(self) -> Reply:
+    def _start(self, wanted: ask.StartReply) -> None:
+        branch, turn = wanted.branch, wanted.turn
+        if wanted.tail_of is not None:
+            tail = self._work.take_tail(wanted.tail_of)
+            reply = Reply(branch, turn, tail.parts, complete=tail.complete)
+        elif wanted.line:
+            reply = Reply(branch, turn, [Part(Clause(wanted.line, speakable(wanted.line)))], complete=True)
+        else:
+            reply = Reply(branch, turn, again=wanted.again)
+        self._reply = reply
+        self._parts.mouth.begin(branch)
+        self._spawn(reply.speak(self._parts.mouth, self.emit))
+        self._work.later(self._work.answer, reply, wanted.text)
+
+    def _live_reply(self, branch: int) -> Reply:
         assert self._reply is not None, "decisions name the reply that is live"
+        assert self._reply.branch == branch, "decisions name the reply that is live"
         return self._reply
 
-    def _end_reply(self) -> Reply:
-        reply = self._live_reply()
+    def _silence(self, branch: int, *, keep: bool) -> Reply:
+        """End a reply. If its sound is kept, it is the reply's to forget."""
+        reply = self._live_reply(branch)
         reply.die()
+        if keep:
+            reply.sources.add(branch)
         self._parts.mouth.unduck()
-        self._parts.mouth.stop(reply.branch)
+        self._parts.mouth.stop(branch, keep=keep)
         return reply
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -189,125 +242,21 @@ class Session:
 
     async def _transcribe(self, wanted: ask.Transcribe) -> None:
         since_s = self._parts.clock.now_s()
-        text = await self._parts.ears.transcribe(wanted.utterance, wanted.until_s)
-        took_ms = round((self._parts.clock.now_s() - since_s) * 1000, 3)
-        self.emit(fact.FinalTranscribed(utterance=wanted.utterance, request=wanted.request, text=text, took_ms=took_ms))
-
-    # The jobs of the model's worker, one at a time.
-
-    async def _work(self) -> None:
-        while True:
-            job = await self._jobs.get()
-            await job()
-
-    def _take(self, kind: Kind, number: int, turn: int, mark: BoundaryMark) -> None:
-        self._tree = self._tree.take(kind, number, turn, mark.position, mark.handle)
-        tip = self._tree.tip
-        self._log(
-            fact.BoundaryTaken(
-                boundary=tip.serial,
-                name=tip.name,
-                parent=tip.parent,
-                turn=turn,
-                position=tip.position,
-                capsule_bytes=mark.capsule_bytes,
-            )
-        )
-
-    async def _answer(self, reply: Reply, text: str) -> None:
-        if reply.dead:
-            return
-        try:
-            await self._make_room(text)
-            since_s = self._parts.clock.now_s()
-            mark = await self._parts.brain.read_user(text)
-            took_ms = round((self._parts.clock.now_s() - since_s) * 1000, 3)
-            tokens = mark.position - self._tree.tip.position
-            self._take("U", reply.turn, reply.turn, mark)
-            self.emit(fact.UserTurnAppended(branch=reply.branch, tokens=tokens, took_ms=took_ms))
-            self._spawn(self._speak(reply))
-            await reply.decode(self._parts.brain, self.emit, self._mark_clause)
-        except Exception as error:
-            self._fail(reply, error)
-
-    async def _speak(self, reply: Reply) -> None:
-        try:
-            await reply.speak(self._parts.mouth, self.emit)
-        except Exception as error:
-            self._fail(reply, error)
-
-    def _fail(self, reply: Reply, error: Exception) -> None:
-        """A reply that can't be made ends with a reason the user can act on; anything else is a bug of ours."""
-        if explain(error) is None:
-            raise error
+        heard = await self._parts.ears.transcribe(wanted.utterance, wanted.until_s)
         self.emit(
-            fact.ReplyFailed(
-                branch=reply.branch,
-                what=getattr(error, "what", ""),
-                why=getattr(error, "why", ""),
-                fix=getattr(error, "fix", ""),
+            fact.FinalTranscribed(
+                utterance=wanted.utterance,
+                request=wanted.request,
+                text=heard.text,
+                took_ms=round((self._parts.clock.now_s() - since_s) * 1000, 3),
+                acoustic=dict(heard.acoustic),
             )
         )
 
-    async def _mark_clause(self, reply: Reply) -> None:
-        mark = await self._parts.brain.mark_clause()
-        self._take("W", len(reply.clauses), reply.turn, mark)
-
-    async def _cut_off(self, reply: Reply, words: int) -> None:
-        """Put the state back to what was heard, and close the agent's turn there."""
-        if not self._tree.has_read(reply.turn):
-            # The user's turn itself could not be read.
-            await self._abandon(reply)
-            return
-        cut = heard.locate(reply.clauses, words)
-        mark = await self._back_to(self._tree.heard(reply.turn, cut.clauses), reply, cut.tail, cut=True)
-        whole = reply.complete and cut.heard == "".join(reply.clauses)
-        await self._commit(reply, cut.heard, mark, interrupted=not whole)
-
-    async def _abandon(self, reply: Reply) -> None:
-        """Put the state back to before the user's turn."""
-        mark = await self._back_to(self._tree.base(), reply, "", cut=False)
-        self._parts.brain.forget([mark.handle])
-
-    async def _back_to(self, boundary: Boundary, reply: Reply, tail: str, *, cut: bool) -> BoundaryMark:
-        report = await self._parts.brain.roll_back(boundary.handle, tail, cut=cut)
-        self._tree, gone = self._tree.back_to(boundary)
-        self._parts.brain.forget(gone)
-        self._log(
-            fact.RolledBack(
-                branch=reply.branch,
-                boundary=boundary.name,
-                refed_tokens=report.refed_tokens,
-                rollback_us=report.rollback_us,
-            )
-        )
-        return report.mark
-
-    async def _close(self, reply: Reply) -> None:
-        mark = await self._parts.brain.close_reply()
-        await self._commit(reply, "".join(reply.clauses), mark, interrupted=False)
-
-    async def _commit(self, reply: Reply, text: str, mark: BoundaryMark, *, interrupted: bool) -> None:
-        """The agent's turn as heard is in the state: boundary A. Then, while nobody waits, make room."""
-        self._take("A", reply.turn, reply.turn, mark)
-        self._tree, gone = self._tree.prune()
-        self._parts.brain.forget(gone)
-        self._log(
-            fact.ReplyCommitted(
-                turn=reply.turn,
-                branch=reply.branch,
-                heard=text.strip(),
-                words=heard.count(text),
-                interrupted=interrupted,
-            )
-        )
-        await self._make_room("")
-
-    async def _make_room(self, text: str) -> None:
-        """If the context is full, let the oldest turns go. Nearly always done while nobody waits."""
-        if room := await self._parts.brain.make_room(text):
-            kept_turns, mark = room
-            turn = self._tree.base().turn
-            self._tree = Tree(taken=self._tree.taken)
-            self._log(fact.ContextTrimmed(kept_turns=kept_turns, tokens=mark.position))
-            self._take("A", turn, turn, mark)
+    async def _prepare(self, text: str) -> None:
+        try:
+            await self._parts.mouth.prepare(speakable(text))
+        except Exception as error:
+            # A voice that can't speak fails again when the line is to be said, and is told of then.
+            if explain(error) is None:
+                raise

@@ -1,50 +1,58 @@
-"""The live mouth: clauses to sound on a worker thread, sound to the playout, and the playhead to words heard."""
+"""The live mouth: clauses to sound on a worker thread, sound to the playout, and the playhead to words heard.
+
+The sound of a clause is kept until its last word was heard, so that the rest of a reply that was cut off can be played
+as it is. The playout's buffer bounds how much that is.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
+
 from app.events import OutputHeld, OutputResumed, PlayoutFinished, PlayoutStarted, WordHeard
-from app.ports import ClipLike, Clock, Emit, PlayheadLike, PlayoutBuffer, Spoken, Voice
+from app.heard import SPEAKER_HZ, Word, resume_point, words_heard
+from app.ports import Clock, Emit, Spoken
+from app.sound_ports import ClipLike, PlayheadLike, PlayoutBuffer, Samples, Voice
 
-_HZ = 48_000
-_HEARD_SHARE = 0.6
-_STEP_BACK_SAMPLES = 400 * _HZ // 1000
-_LEAST_ROOM_SAMPLES = _HZ // 10
+_LEAST_ROOM_SAMPLES = SPEAKER_HZ // 10
 _ROOM_POLL_S = 0.1
+_FADE_IN = np.linspace(0.0, 1.0, 5 * SPEAKER_HZ // 1000, dtype=np.float32)
 
 
-class Word(NamedTuple):
-    """A word of a reply in its branch's stream, in samples at 48 kHz."""
+class Clip(NamedTuple):
+    """The end of a clip, from a word on."""
 
-    text: str
-    start: int
-    end: int
-
-    @property
-    def heard_at(self) -> int:
-        """Samples that must have left the loudspeaker for the word to count as heard: 60 % of it."""
-        return self.start + max(1, math.ceil(_HEARD_SHARE * (self.end - self.start)))
+    samples: Samples
+    words: Sequence[Word]
 
 
-def words_heard(words: Sequence[Word], heard_samples: int) -> int:
-    """How many words count as heard once `heard_samples` of the stream have left the loudspeaker."""
-    return next((at for at, word in enumerate(words) if word.heard_at > heard_samples), len(words))
+def clip_from(clip: ClipLike, word: int) -> ClipLike:
+    """A clip from a word on: the same samples, but for a fade-in of 5 ms where no gap was before the word."""
+    if word == 0:
+        return clip
+    start = clip.words[word].start
+    samples = clip.samples[start:]
+    if clip.words[word - 1].end == start:
+        samples = samples.copy()
+        ramp = _FADE_IN[: samples.shape[0]]
+        samples[: ramp.shape[0]] *= ramp
+    return Clip(samples, [Word(text, begin - start, end - start) for text, begin, end in _spans(clip)[word:]])
 
 
-def resume_point(words: Sequence[Word], heard_samples: int) -> int:
-    """Where to go on after a hold: no word is lost, and at most one is heard twice.
+def _spans(clip: ClipLike) -> list[Word]:
+    return [Word(word.text, word.start, word.end) for word in clip.words]
 
-    The start of the word that was cut, if it began at most 400 ms before; else the very sample where it stopped.
-    """
-    cut = next((word for word in words if word.start < heard_samples < word.end), None)
-    if cut is not None and heard_samples - cut.start <= _STEP_BACK_SAMPLES:
-        return cut.start
-    return heard_samples
+
+class _Said(NamedTuple):
+    """A clause that was queued."""
+
+    clip: ClipLike
+    words: int
+    """Of the branch, up to its end."""
 
 
 class _Speech:
@@ -53,6 +61,10 @@ class _Speech:
     def __init__(self, branch: int) -> None:
         self.branch = branch
         self.words: list[Word] = []
+        self.clauses = 0
+        """Queued whole."""
+        self.unheard: dict[int, _Said] = {}
+        """Clauses by their number, as far as a word of them is not told as heard."""
         self.queued_samples = 0
         self.started = False
         self.heard = 0
@@ -63,6 +75,16 @@ class _Speech:
         """When the gate was asked to shut; None while it is open."""
         self.held = False
         self.resuming = False
+
+    def add(self, clip: ClipLike) -> None:
+        """A clause is queued whole."""
+        self.unheard[self.clauses] = _Said(clip, len(self.words))
+        self.clauses += 1
+
+    def hear(self) -> None:
+        """One more word is told as heard."""
+        self.heard += 1
+        self.unheard = {number: said for number, said in self.unheard.items() if said.words > self.heard}
 
     def quiet(self, head: PlayheadLike) -> bool:
         """Whether nothing can happen until somebody calls."""
@@ -93,6 +115,9 @@ class LiveMouth:
         self._in_turn = asyncio.Lock()
         self._awake = asyncio.Event()
         self._speech: _Speech | None = None
+        self._kept: dict[int, dict[int, _Said]] = {}
+        """Unheard clauses of stopped branches."""
+        self._prepared: tuple[str, ClipLike] | None = None
 
     # ---- the port ----
 
@@ -119,11 +144,20 @@ class LiveMouth:
             if self._living(branch) is None:
                 return None
             begun_s = self._clock.now_s()
-            clip = await asyncio.get_running_loop().run_in_executor(self._worker, self._voice.synthesise, text)
-            took_ms = (self._clock.now_s() - begun_s) * 1000
-            if not await self._queue(branch, clip):
+            clip = await self._clip_of(text)
+            return await self._say(branch, clip, (self._clock.now_s() - begun_s) * 1000)
+
+    async def say_rest(self, branch: int, source: int, clause: int, from_word: int) -> Spoken | None:
+        """Queue the kept sound of a clause of a stopped branch, from a word on. None: this branch is dead."""
+        async with self._in_turn:
+            if self._living(branch) is None:
                 return None
-            return Spoken(len(clip.words), clip.samples.shape[0] / _HZ, took_ms)
+            return await self._say(branch, clip_from(self._kept[source][clause].clip, from_word), 0.0)
+
+    async def prepare(self, text: str) -> None:
+        """Make a line into sound; the one before it is forgotten."""
+        async with self._in_turn:
+            self._prepared = (text, await self._clip_of(text))
 
     def finish(self, branch: int) -> None:
         """No more clauses will come; PlayoutFinished follows the last sample."""
@@ -158,17 +192,33 @@ class LiveMouth:
         speech.hold_at_s, speech.held, speech.resuming = None, False, True
         self._awake.set()
 
-    def stop(self, branch: int) -> None:
-        """Throw away what is queued of this branch. Silent within one block."""
-        if self._living(branch):
+    def stop(self, branch: int, *, keep: bool = False) -> None:
+        """Throw away what is queued of this branch, or keep what was not heard of it. Silent within one block."""
+        if speech := self._living(branch):
             self._speech = None
+            if keep:
+                self._kept[branch] = speech.unheard
         self._playout.stop(branch)
+
+    def forget(self, branch: int) -> None:
+        """The kept sound of a branch is no longer needed."""
+        self._kept.pop(branch, None)
 
     # ---- inside ----
 
     def _living(self, branch: int) -> _Speech | None:
         speech = self._speech
         return speech if speech is not None and speech.branch == branch else None
+
+    async def _clip_of(self, text: str) -> ClipLike:
+        if self._prepared and self._prepared[0] == text:
+            return self._prepared[1]
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self._voice.synthesise, text)
+
+    async def _say(self, branch: int, clip: ClipLike, took_ms: float) -> Spoken | None:
+        if not await self._queue(branch, clip):
+            return None
+        return Spoken(len(clip.words), clip.samples.shape[0] / SPEAKER_HZ, took_ms)
 
     async def _queue(self, branch: int, clip: ClipLike) -> bool:
         """Hand a clip to the playout, as it finds room; whether the branch lived to the end of it."""
@@ -183,12 +233,13 @@ class LiveMouth:
             if offset is None:
                 return False
             if not known:
-                speech.words += [Word(word.text, offset + word.start, offset + word.end) for word in clip.words]
+                speech.words += [Word(text, offset + start, offset + end) for text, start, end in _spans(clip)]
                 known = True
             done += piece.shape[0]
             speech.queued_samples = offset + piece.shape[0]
             self._awake.set()
             if done == clip.samples.shape[0]:
+                speech.add(clip)
                 return True
         return False
 
@@ -219,8 +270,8 @@ class LiveMouth:
             assert head.last_at_s is not None
             if self._speech is not speech:
                 return  # what was told ended the branch
-            speech.heard += 1
-            at_s = head.last_at_s - (head.heard_samples - word.heard_at) / _HZ
+            speech.hear()
+            at_s = head.last_at_s - (head.heard_samples - word.heard_at) / SPEAKER_HZ
             emit(WordHeard(branch=speech.branch, words=speech.heard, text=word.text, at_s=at_s))
 
     def _tell_hold(self, speech: _Speech, hold_at_s: float, head: PlayheadLike, emit: Emit) -> None:
@@ -228,4 +279,4 @@ class LiveMouth:
             return
         speech.held = True
         silent_from_s = hold_at_s if head.last_at_s is None else max(hold_at_s, head.last_at_s)
-        emit(OutputHeld(branch=speech.branch, at_s=silent_from_s, words=speech.heard))
+        emit(OutputHeld(branch=speech.branch, at_s=silent_from_s, asked_s=hold_at_s, words=speech.heard))

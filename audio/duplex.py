@@ -18,7 +18,8 @@ import numpy as np
 
 from audio import devices
 from audio.errors import DeviceError
-from audio.frame import FRAME_SAMPLES, MIC_HZ, Frame
+from audio.frame import FRAME_SAMPLES, MIC_HZ, Frame, Samples
+from audio.reference import AHEAD_S, Reference
 from audio.sample_clock import SampleClock
 from audio.streams import Loudspeaker, Microphone, Source
 
@@ -26,6 +27,7 @@ _FRAMES_KEPT = 250  # 5 s for a consumer that is busy
 _NEWS_KEPT = 64
 _ROUND_S = 0.01  # how often the thread looks
 _RETRY_S = 0.25
+_LATEST_S = 0.2  # after its capture a frame is given, even if it is not known what the loudspeaker plays then
 
 Item = TypeVar("Item")
 
@@ -48,7 +50,7 @@ class News(NamedTuple):
 
 
 class DuplexCard:
-    """Microphone and loudspeaker of this machine. Satisfies `app.ports.SoundCard`; a context manager.
+    """Microphone and loudspeaker of this machine. Satisfies `app.sound_ports.SoundCard`; a context manager.
 
     One at a time in a process: opening a device again restarts PortAudio.
 
@@ -75,6 +77,9 @@ class DuplexCard:
         self._playout, self._now_s, self._block_ms = playout, now_s, block_ms
         self._wanted = (input_device, output_device)
         self._clock = SampleClock(MIC_HZ)
+        self._reference = Reference()
+        self._troubles: tuple[int, int] | None = None
+        self._complete: deque[Frame] = deque()
         self._frames: deque[Frame] = deque()
         self._news: deque[News] = deque(maxlen=_NEWS_KEPT)
         self._dropped_frames = 0
@@ -117,6 +122,14 @@ class DuplexCard:
         """Session time in s at which microphone sample `sample` (16 kHz index) was captured."""
         return self._clock.time_of(sample)
 
+    def reference(self, at_s: float, count: int) -> Samples:
+        """What the loudspeaker sounds: float32[count] at 16 kHz from session time `at_s` on, zeros where not known.
+
+        It is known for 40 ms beyond the end of each frame that was given. For one consumer, who asks for one frame
+        after the other.
+        """
+        return self._reference.read(at_s, count)
+
     def stats(self) -> Stats:
         """Counters since the card was opened."""
         xruns = self._old_xruns + sum(side.xruns for side in self._sides or ())
@@ -138,7 +151,9 @@ class DuplexCard:
                     continue
                 microphone, loudspeaker = self._sides
                 loudspeaker.feed()
+                self._carry_back(loudspeaker)
                 self._carry(microphone)
+                self._give_what_is_known()
                 for side in self._sides:
                     if reason := side.trouble():
                         self._lose(side, reason)
@@ -176,6 +191,7 @@ class DuplexCard:
         for side in sides:
             side.close()
         self._partial, self._base = self._partial[:0], None
+        self._troubles = None
         self._tell()
 
     def _reopen(self) -> None:
@@ -188,6 +204,14 @@ class DuplexCard:
                 return
         self._closing.wait(_RETRY_S)
 
+    def _carry_back(self, loudspeaker: Loudspeaker) -> None:
+        """What is being played to the reference."""
+        troubles = (loudspeaker.xruns, loudspeaker.lost)
+        first, sound = loudspeaker.take()
+        if sound.shape[0]:
+            self._reference.add(sound, loudspeaker.time_of(first), afresh=troubles != self._troubles)
+            self._troubles = troubles
+
     def _carry(self, microphone: Microphone) -> None:
         """New sound into frames, each with its place on the sample clock."""
         lost_before = microphone.lost
@@ -196,8 +220,7 @@ class DuplexCard:
         if mark is None or sound.shape[0] == 0:
             return
         if self._base is None:
-            start_s = mark.at_s - mark.position / microphone.hz
-            self._base = self._clock.restart(start_s, self._next_sample)
+            self._base = self._clock.restart(microphone.time_of(0), self._next_sample)
         overrun_s = (microphone.lost - lost_before) / microphone.hz
         self._dropped_frames += math.ceil(overrun_s * MIC_HZ / FRAME_SAMPLES)
         missed = self._clock.observe(self._base + mark.position * MIC_HZ // microphone.hz, mark.at_s)
@@ -208,9 +231,17 @@ class DuplexCard:
         sound = np.concatenate([self._partial, sound])
         whole = sound.shape[0] // FRAME_SAMPLES * FRAME_SAMPLES
         for at in range(0, whole, FRAME_SAMPLES):
-            self._give(Frame(sound[at : at + FRAME_SAMPLES].copy(), start + at))
+            self._complete.append(Frame(sound[at : at + FRAME_SAMPLES].copy(), start + at))
         self._partial = sound[whole:].copy()
         self._next_sample = start + sound.shape[0]
+
+    def _give_what_is_known(self) -> None:
+        """Frames for which it is known what the loudspeaker plays meanwhile: with most devices all of them, at once."""
+        while self._complete:
+            end_s = self._clock.time_of(self._complete[0].first_sample + FRAME_SAMPLES)
+            if self._reference.known_until_s < end_s + AHEAD_S and self._now_s() < end_s + _LATEST_S:
+                return
+            self._give(self._complete.popleft())
 
     def _give(self, frame: Frame) -> None:
         if len(self._frames) >= _FRAMES_KEPT:

@@ -115,7 +115,7 @@ class _Order(NamedTuple):
 
 
 class Playout:
-    """Satisfies `app.ports.PlayoutBuffer`. One branch at a time; all calls but `read` from one thread.
+    """Satisfies `app.sound_ports.PlayoutBuffer`. One branch at a time; all calls but `read` from one thread.
 
     Args:
         hz: Sample rate of everything that goes in and out.

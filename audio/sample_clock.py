@@ -27,6 +27,10 @@ class SampleClock:
         """Session time in s at which a sample was captured."""
         return (self._offset_s or 0.0) + sample / self._hz
 
+    def sample_at(self, at_s: float) -> float:
+        """The index, with a fraction, that was captured at a session time."""
+        return (at_s - (self._offset_s or 0.0)) * self._hz
+
     def restart(self, at_s: float, next_sample: int) -> int:
         """The index of a sample captured at `at_s`, the first after the device was opened; not below `next_sample`."""
         self._late_s.clear()

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from audio import devices
-from audio.devices import Device, Format
+from audio.devices import Device
+from audio.downsample import Downsampler
 from audio.errors import DeviceError
 from audio.frame import MIC_HZ, SPEAKER_HZ, Samples
 from audio.ring import Ring
@@ -45,12 +46,17 @@ class Mark(NamedTuple):
 class _Side:
     """One stream of the card while it is open, and what its callback shares with the thread."""
 
-    def __init__(self, device: Device, chosen: Format, block_ms: int, now_s: Callable[[], float]) -> None:
+    def __init__(self, device: Device, block_ms: int, now_s: Callable[[], float]) -> None:
+        chosen = devices.best_format(device)
         self.device = device
         self.hz = chosen.hz
         self.xruns = 0
         self.mark: Mark | None = None
         """Of the newest block."""
+        self._passed = Ring(chosen.hz * _RING_S)
+        self._row = np.zeros(chosen.hz * _RING_S, np.float32)
+        self._to_mic_hz = Downsampler(chosen.hz)
+        self._taken = 0
         self.ended = threading.Event()
         self._now_s = now_s
         self._opened_at_s = self._called_at_s = now_s()
@@ -74,6 +80,24 @@ class _Side:
                 f'"{device.name}" can\'t be opened', str(error), "close what uses it, or choose another one"
             ) from error
         self._usual_delay_s = float(self._stream.latency)
+
+    @property
+    def lost(self) -> int:
+        """Device samples that overran the ring."""
+        return self._passed.lost
+
+    def take(self) -> tuple[int, Samples]:
+        """What passed since the last call, at 16 kHz, and the index of its first sample, from the opening on."""
+        count = self._passed.read(self._row)
+        sound = self._to_mic_hz.process(self._row[:count])
+        first = self._taken + self._passed.lost * MIC_HZ // self.hz
+        self._taken += sound.shape[0]
+        return first, sound
+
+    def time_of(self, sample: int) -> float:
+        """Session time of a sample at 16 kHz, counted from the opening, by what the driver said last."""
+        assert self.mark is not None
+        return self.mark.at_s + sample / MIC_HZ - self.mark.position / self.hz
 
     def start(self) -> None:
         """Let sound flow.
@@ -120,74 +144,54 @@ class _Side:
 
 
 class Microphone(_Side):
-    """The input stream: callback to ring, and out of the ring at 16 kHz."""
-
-    def __init__(self, device: Device, block_ms: int, now_s: Callable[[], float]) -> None:
-        chosen = devices.best_format(device)
-        self._ring = Ring(chosen.hz * _RING_S)
-        self._row = np.zeros(chosen.hz * _RING_S, np.float32)
-        self._to_mic_hz = _resampler(chosen.hz, MIC_HZ)
-        self._taken = 0
-        super().__init__(device, chosen, block_ms, now_s)
-
-    @property
-    def lost(self) -> int:
-        """Device samples that overran the ring."""
-        return self._ring.lost
+    """The input stream: what it captures is taken at 16 kHz."""
 
     def _capture(self, sound: Samples, frames: int, time: Any, status: Any) -> None:
         if status.input_overflow:
             self.xruns += 1
-        self._called(self._ring.written, -1, time.currentTime - time.inputBufferAdcTime)
-        self._ring.write(sound[:, 0])
-
-    def take(self) -> tuple[int, Samples]:
-        """New sound at 16 kHz, and the index of its first sample, counted from the opening of the stream."""
-        count = self._ring.read(self._row)
-        sound = self._to_mic_hz(self._row[:count])
-        first = self._taken + self._ring.lost * MIC_HZ // self.hz
-        self._taken += sound.shape[0]
-        return first, sound
+        self._called(self._passed.written, -1, time.currentTime - time.inputBufferAdcTime)
+        self._passed.write(sound[:, 0])
 
 
 class Loudspeaker(_Side):
-    """The output stream: straight from the source at 48 kHz, else through a ring that the thread keeps filled."""
+    """The output stream: straight from the source at 48 kHz, else through a ring that the thread keeps filled.
+
+    What it plays can be taken at 16 kHz, before it is heard.
+    """
 
     def __init__(self, device: Device, source: Source, block_ms: int, now_s: Callable[[], float]) -> None:
-        chosen = devices.best_format(device)
         self._source = source
-        self._ring = None if chosen.hz == SPEAKER_HZ else Ring(chosen.hz)
-        self._from_speaker_hz = _resampler(SPEAKER_HZ, chosen.hz)
-        self._row = np.zeros(chosen.hz, np.float32)
+        super().__init__(device, block_ms, now_s)
+        self._ahead = None if self.hz == SPEAKER_HZ else Ring(self.hz)
+        self._from_speaker_hz = _resampler(SPEAKER_HZ, self.hz)
+        self._out = np.zeros(self.hz, np.float32)
         self._block = np.zeros(SPEAKER_HZ * block_ms // 1000, np.float32)
-        self._ahead = _LOOK_AHEAD_BLOCKS * chosen.hz * block_ms // 1000
-        self._played = 0
+        self._ahead_samples = _LOOK_AHEAD_BLOCKS * self.hz * block_ms // 1000
         self._short = 0
-        super().__init__(device, chosen, block_ms, now_s)
 
     def _play(self, out: Samples, frames: int, time: Any, status: Any) -> None:
         if status.output_underflow:
             self.xruns += 1
-        at_s = self._called(self._played, +1, time.outputBufferDacTime - time.currentTime)
-        self._played += frames
-        row = self._row[:frames]
-        if self._ring is None:
+        at_s = self._called(self._passed.written, +1, time.outputBufferDacTime - time.currentTime)
+        row = self._out[:frames]
+        if self._ahead is None:
             self._source.read(row, at_s)
         else:
-            count = self._ring.read(row)
+            count = self._ahead.read(row)
             row[count:] = 0.0
             self._short += frames - count
+        self._passed.write(row)
         for channel in range(out.shape[1]):
             out[:, channel] = row
 
     def feed(self) -> None:
         """Keep the ring filled, if there is one."""
-        if self._ring is None or self.mark is None:
+        if self._ahead is None or self.mark is None:
             return
-        while self._ring.waiting < self._ahead:
-            ahead = self._ring.written + self._short - self.mark.position
+        while self._ahead.waiting < self._ahead_samples:
+            ahead = self._ahead.written + self._short - self.mark.position
             self._source.read(self._block, self.mark.at_s + ahead / self.hz)
-            self._ring.write(self._from_speaker_hz(self._block))
+            self._ahead.write(self._from_speaker_hz(self._block))
 
 
 def _resampler(from_hz: int, to_hz: int) -> Callable[[Samples], Samples]:

@@ -116,6 +116,9 @@ class Chat:
         self._literals = _derive(template)
         self.closing: list[int] = tokenizer.encode(self._literals.reply_end, special=True)
         """Tokens that close an assistant's turn."""
+        ends = tokenizer.encode(self._literals.reply_header, special=True)[:1]
+        self.user_end_ids: frozenset[int] = tokenizer.eos_ids.union(ends)
+        """Tokens that would end a user's turn, if one of them came next: the template's, and what ends any text."""
         self._check()
 
     @classmethod
@@ -135,6 +138,13 @@ class Chat:
     def user_turn(self, text: str) -> list[int]:
         """Tokens of a user's turn and of the header of the reply. The text can't become a control token."""
         return self._tokenizer.encode_parts(self._user_parts(text))
+
+    def user_so_far(self, text: str) -> list[int]:
+        """Tokens of a user's turn up to the end of what was said, which may go on.
+
+        `user_turn` begins with them, unless the template ends a turn with plain text that a token may reach into.
+        """
+        return self._tokenizer.encode_parts(self._user_parts(text)[:-1])
 
     def past_turn(self, turn: Example) -> list[int]:
         """Tokens of a whole exchange of the past."""

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from engine import capsule as capsules
-from engine import sampler
 from engine.arena import Usage
 from engine.capsule import Capsule, Mark
-from engine.errors import ContextFull, EngineError, StateError
+from engine.errors import EngineError, StateError
 from engine.live import LiveSet, Text
 from engine.sampler import Sampling
 from engine.state import LaneState
+from engine.steps import Steps
 
 if TYPE_CHECKING:
     from engine.session import Engine
@@ -53,6 +53,7 @@ class Lane:
     def __init__(self, engine: Engine, state: LaneState) -> None:
         self._engine = engine
         self._live = LiveSet(state)
+        self._steps = Steps(engine, self._live)
 
     @property
     def position(self) -> int:
@@ -92,16 +93,16 @@ class Lane:
             ContextFull: They don't fit. Nothing was appended.
             StateError: A token is not in the vocabulary. Nothing was appended.
         """
-        await self._work(self._append, self._live.move(), _whole(tokens))
+        await self._work(self._steps.append, self._live.move(), _whole(tokens))
 
     def append_now(self, tokens: Sequence[int]) -> None:
         """`append` for callers without an event loop."""
-        self._work_now(self._append, self._live.move(), _whole(tokens))
+        self._work_now(self._steps.append, self._live.move(), _whole(tokens))
 
     def score_now(self, tokens: Sequence[int]) -> Tensor:
         """Read tokens as `append_now` does; the logits after each of them, float32[n, vocabulary]."""
         parts = [torch.zeros(0, self._engine.spec.vocabulary)]
-        self._work_now(self._append, self._live.move(), _whole(tokens), parts.append)
+        self._work_now(self._steps.append, self._live.move(), _whole(tokens), parts.append)
         return torch.cat(parts)
 
     async def generate(
@@ -130,12 +131,12 @@ class Lane:
                     self._live.seed = sampling.seed
         newest: list[int] = []
         for _ in range(max_tokens):
-            token = await self._work(self._step, epoch, newest, sampling)
+            token = await self._work(self._steps.choose, epoch, newest, sampling)
             if token is None or token in stops:
                 return
             yield token
             newest = [token]
-        await self._work(self._append, epoch, newest)
+        await self._work(self._steps.append, epoch, newest)
 
     def generate_now(self, sampling: Sampling, max_tokens: int, stop_ids: Collection[int] | None = None) -> list[int]:
         """`generate` for callers without an event loop: all tokens at once."""
@@ -144,6 +145,24 @@ class Lane:
             return [token async for token in self.generate(sampling, max_tokens, stop_ids)]
 
         return asyncio.run(collect())
+
+    async def next_logprob(self, ids: Collection[int]) -> float | None:
+        """How likely one of some tokens is to come next. It only looks: whoever reads or decodes is not stopped.
+
+        Args:
+            ids: Of which one, whichever, is to come.
+
+        Returns:
+            Natural log of the sum of their probabilities, without temperature and penalties; -inf for no tokens. None
+            if the state was moved by somebody else meanwhile.
+
+        Raises:
+            StateError: A token is not in the vocabulary, or the lane is empty.
+        """
+        loop, worker = asyncio.get_running_loop(), self._engine.worker
+        return await loop.run_in_executor(
+            worker, in_inference, self._steps.next_logprob, self._live.epoch, _whole(set(ids))
+        )
 
     def draft_now(self, count: int) -> list[int]:
         """What the model's draft head guesses to come after the next token. The text is not moved.
@@ -241,7 +260,7 @@ class Lane:
         """
         with self._verb(dead=True):
             if capsule is not None:
-                self._check(capsule.tokens, 0)
+                self._steps.check(capsule.tokens, 0)
             self._live.move()
             self._live.lost = self._live.text if capsule is None else Text(capsule.tokens, capsule.seed)
         self.append_now(())
@@ -291,89 +310,12 @@ class Lane:
             self._live.end(epoch)
             raise
 
-    def _append(self, epoch: int, tokens: Sequence[int], take: Callable[[Tensor], None] | None = None) -> None:
-        """Read tokens; `take` gets the logits of each call."""
-        if self._revive(epoch):
-            self._check(tokens, self._live.position)
-            self._read(epoch, tokens, take)
-
-    def _revive(self, epoch: int) -> bool:
-        """Make a lost state again from its tokens; False if the state was moved meanwhile."""
-        with self._engine.lock:
-            lost = self._live.lost
-            if epoch != self._live.epoch or lost is None:
-                return epoch == self._live.epoch
-            self._live.finish_copies()
-            self._live.state.rewind()
-        if not self._read(epoch, lost.tokens):
-            return False
-        with self._engine.lock:
-            if epoch != self._live.epoch:
-                return False
-            self._live.state.seed, self._live.lost = lost.seed, None
-            self._engine.counters.rebuilds += 1
-        return True
-
-    def _read(self, epoch: int, tokens: Sequence[int], take: Callable[[Tensor], None] | None = None) -> bool:
-        """Read tokens in as many calls as the model needs; False if the state was moved meanwhile."""
-        state, model = self._live.state, self._engine.model
-        read = 0
-        while read < len(tokens):
-            with self._engine.lock:
-                if epoch != self._live.epoch:
-                    return False
-                part = tokens[read : read + model.room(state.position)]
-                self._live.finish_copies(state.position, state.position + len(part))
-                if take is None:
-                    model.forward(state, part)
-                else:
-                    take(model.score(state, part))
-            read += len(part)
-        return True
-
-    def _step(self, epoch: int, newest: Sequence[int], sampling: Sampling) -> int | None:
-        """Read the newest token and choose the next; None if the state was moved meanwhile."""
-        if not self._revive(epoch):
-            return None
-        state, model = self._live.state, self._engine.model
-        with self._engine.lock:
-            if epoch != self._live.epoch:
-                return None
-            if newest:
-                self._check(newest, state.position)
-                self._live.finish_copies(state.position, state.position + 1)
-                model.forward(state, newest)
-            position = self._require_text()
-            recent = state.journal(max(sampling.penalty_from, position - sampling.penalty_tokens))
-            return sampler.choose(model.logits(state), sampling, state.seed, position, recent)
-
     def _draft(self, count: int) -> list[int]:
         with self._verb():
-            position = self._require_text()
-            self._check([0] * count, position)
+            position = self._steps.require_text()
+            self._steps.check([0] * count, position)
             self._live.finish_copies(position, position + count)
             return self._engine.model.draft(self._live.state, count)
-
-    def _require_text(self) -> int:
-        """The position, which must not be 0."""
-        if self._live.position == 0:
-            raise StateError("there is nothing to go on from", "the lane is empty", "Append a prompt first")
-        return self._live.position
-
-    def _check(self, tokens: Sequence[int], position: int) -> None:
-        if len(tokens) > self.capacity - position:
-            raise ContextFull(
-                f"{len(tokens)} tokens can't be appended",
-                f"the state holds {position} of {self.capacity}",
-                "Roll back, restore a shorter capsule, or load the engine with a larger context_tokens",
-            )
-        wrong = next((token for token in tokens if not 0 <= token < self._engine.spec.vocabulary), None)
-        if wrong is not None:
-            raise StateError(
-                f"{len(tokens)} tokens can't be appended",
-                f"{wrong} is not among the model's {self._engine.spec.vocabulary} tokens",
-                "Encode the text with the engine's own tokenizer",
-            )
 
 
 def _whole(tokens: Iterable[int]) -> list[int]:

@@ -91,6 +91,17 @@ def choose(logits: Tensor, sampling: Sampling, seed: int, position: int, recent:
     return int(tokens[np.argmax(scores + gumbel(seed, position, tokens))])
 
 
+def logprob(logits: Tensor, ids: Sequence[int]) -> float:
+    """Natural log of the probability that the next token is one of some, computed in float64.
+
+    Args:
+        logits: float32[vocabulary].
+        ids: Each once; -inf for none.
+    """
+    scores = logits.double()
+    return float((torch.logsumexp(scores[list(ids)], 0) - torch.logsumexp(scores, 0)).clamp(max=0.0))
+
+
 def gumbel(seed: int, position: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
     """Standard Gumbel noise of some tokens at a position, float64[n]. Four neighbouring ids share one block of bits."""
     counters = np.zeros((4, len(tokens)), np.uint64)

@@ -1,6 +1,7 @@
 """Talking in a plain terminal: the dialogue scrolls, and one live line below it shows levels, state and words.
 
-What app/lines.py prints scrolls; this module adds the live line, and leaves the terminal as it was on every way out.
+What app/lines.py prints scrolls; this module adds the live line and the keys, and leaves the terminal as it was on
+every way out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from app import events as ev
 from app import headless
 from app.config import Config
 from app.lines import LineView, Word, has_colour, neutralised, painted, width_of
+from tui.branches import Branches
+from tui.keys import HELP, Keys, reading
 
 _ERASE = "\r\x1b[K"
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -28,8 +31,11 @@ def main(config: Config) -> int:
     """Talk until Ctrl-C. Returns the exit status."""
     if not sys.stdout.isatty():
         return headless.run(config, [LineView(sys.stdout).show], headless.tell_on_stderr)
-    with _quiet_keys(), LiveView(sys.stdout, has_colour(sys.stdout)) as view:
-        return headless.run(config, [view.show], view.tell)
+    with _single_keys() as terminal, LiveView(sys.stdout, has_colour(sys.stdout)) as view:
+        if terminal is None:
+            return headless.run(config, [view.show], view.tell)
+        view.tell(HELP)
+        return headless.run(config, [view.show], view.tell, lambda emit: reading(terminal, view.keys, emit))
 
 
 class Status:
@@ -54,7 +60,7 @@ class Status:
                     *(Word(word, "bright") for word in neutralised(event.stable).split()),
                     *(Word(word, "dim") for word in neutralised(event.unstable).split()),
                 ]
-            case ev.TurnCommitted():
+            case ev.TurnCommitted() | ev.CheckedIn():
                 self._begin(event.branch)
             case ev.PlayoutStarted() if event.branch == self._branch:
                 self._audible = True
@@ -109,6 +115,9 @@ class LiveView:
         self._colour = colour
         self._status = Status()
         self._scroll = LineView(out, None, colour)
+        self._branches = Branches()
+        self.keys = Keys(self._branches, self.tell, self._draw)
+        """What the keys mean; what is being typed stands in the live line."""
 
     def __enter__(self) -> LiveView:
         self._out.write(_HIDE)
@@ -122,6 +131,8 @@ class LiveView:
     def show(self, event: ev.Event) -> None:
         """Take an event in and draw."""
         self._status.feed(event)
+        self._branches.feed(event)
+        self.keys.notice(event)
         if lines := self._scroll.lines(event):
             self._out.write(_ERASE + "".join(f"{line}\n" for line in lines))
         self._draw()
@@ -132,13 +143,17 @@ class LiveView:
         self._draw()
 
     def _draw(self) -> None:
-        self._out.write(_ERASE + self._status.line(_columns(self._out) - 1, self._colour))
+        width = _columns(self._out) - 1
+        typed = self.keys.typing
+        line = self._status.line(width, self._colour) if typed is None else _prompt(typed, width)
+        self._out.write(_ERASE + line)
         self._out.flush()
 
 
 _AGENT: dict[type[ev.Event], str] = {
     ev.SessionOpened: "listening",
     ev.TurnCommitted: "thinking",
+    ev.CheckedIn: "thinking",
     ev.PlayoutStarted: "speaking",
     ev.OutputHeld: "held",
     ev.OutputResumed: "speaking",
@@ -178,19 +193,27 @@ def _columns(out: TextIO) -> int:
         return 80
 
 
+def _prompt(typed: str, width: int) -> str:
+    """What is being typed, its end in sight."""
+    line = f"type: {neutralised(typed)}_"
+    while width_of(line) > width:
+        line = line[1:]
+    return line
+
+
 @contextlib.contextmanager
-def _quiet_keys() -> Generator[None]:
-    """Keys that are pressed while talking don't smear the live line."""
+def _single_keys() -> Generator[int | None]:
+    """The terminal without echo and line editing, so that each key arrives as it is pressed; None: there is none."""
     if not sys.stdin.isatty():
-        yield
+        yield None
         return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
-    quiet = list(before)
-    quiet[3] &= ~termios.ECHO
-    termios.tcsetattr(descriptor, termios.TCSADRAIN, quiet)
+    single = list(before)
+    single[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, single)
     try:
-        yield
+        yield descriptor
     finally:
-        # TCSAFLUSH: what was typed blindly must not reach the shell.
+        # TCSAFLUSH: what was pressed last must not reach the shell.
         termios.tcsetattr(descriptor, termios.TCSAFLUSH, before)

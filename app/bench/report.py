@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +25,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that was measured."""
 
     name: str
-    params: dict[str, int]
+    params: Mapping[str, int | str]
     unit: str
     n: int
     """How many times it was done. A percentile of few is little more than their largest."""
@@ -40,7 +40,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """`p50` over `floor`."""
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a benchmark found."""
 
     bench: str
@@ -49,11 +49,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     dtype: str
     rows: list[Row]
+    scores: dict[str, float] = {}
+    """What is no percentile: rates 0..1, and counts. Left out where there are none."""
 
 
 def row(
     name: str,
-    params: dict[str, int],
+    params: Mapping[str, int | str],
     unit: str,
     samples: Sequence[float],
     *,
@@ -65,7 +67,7 @@ def row(
     p50, p95, p99 = (float(value) for value in np.percentile(samples, [50, 95, 99]))
     return Row(
         name=name,
-        params=params,
+        params=dict(params),
         unit=unit,
         n=len(samples),
         p50=round(p50, 3),
@@ -148,5 +150,7 @@ def publish(found: Report, path: Path | None) -> None:
         size = "" if one.bytes is None else f"{one.bytes / 1e6:.1f}"
         figures = " ".join(f"{value:11.1f}" for value in (one.p50, one.p95, one.p99))
         print(f"{one.name + ' ' + one.unit:24} {params:>18} {one.n:5d} {figures} {floor:>11} {ratio:>7} {size:>8}")
+    for name, score in found.scores.items():
+        print(f"{name:32} {score:g}")
     if path is not None:
         write(path, [msgspec.to_builtins(found)])

@@ -1,4 +1,4 @@
-"""Packaged dialogues, performed with the real models: what `turn` and `barge_in` measure."""
+"""Packaged dialogues, performed with the real models: what `turn` and `barge-in` measure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 from app.bench.report import Report, Row
 from app.config import Config
 from app.errors import MachineError
+from app.events import Event
 from app.replay import runner
 from app.replay import script as scripts_format
+from app.replay.moments import UserSound
 from app.replay.report import machine_facts
 from app.replay.script import Script
 
 if TYPE_CHECKING:
+    from app.replay.wall import Way
+    from app.wiring import Loaded
     from engine.chat import Example
 
 
@@ -29,6 +33,11 @@ class Talk:
     """Its report, as `backtalk replay --report` writes it."""
     in_state: Sequence[Example]
     """The turns in the model's state at its end."""
+    events: Sequence[Event] = ()
+    sounds: Sequence[UserSound] = ()
+    """What the user's side really said, and when."""
+    recording: Path | None = None
+    """Its sound, where that was asked for."""
 
     @property
     def turns(self) -> list[dict[str, Any]]:
@@ -38,50 +47,62 @@ class Talk:
 
 @dataclass(frozen=True, slots=True)
 class Talks:
-    """A set of them, with one set of models."""
+    """Several of them, with one set of models."""
 
     talks: list[Talk]
-    model: str
-    device: str
-    dtype: str
+    loaded: Loaded
+    config: Config
 
     @property
     def passed(self) -> bool:
         """Whether every dialogue went as its script expects."""
         return all(talk.told["passed"] for talk in self.talks)
 
-    def report(self, bench: str, rows: list[Row]) -> Report:
+    def report(self, bench: str, rows: list[Row], scores: dict[str, float] | None = None) -> Report:
         """A benchmark's report on these dialogues."""
         return Report(
-            bench=bench, machine=machine_facts(), model=self.model, device=self.device, dtype=self.dtype, rows=rows
+            bench=bench,
+            machine=machine_facts(),
+            model=self.config.models.llm,
+            device="cpu",
+            dtype=self.loaded.engine.weight_format,
+            rows=rows,
+            scores=scores or {},
         )
 
 
 def scripts(name: str) -> list[Script]:
-    """A set of the packaged dialogues: `turn` or `barge_in`."""
+    """The packaged dialogues of a folder: `turn`."""
     folder = resources.files("app.bench") / "dialogues" / name
     files = sorted(folder.iterdir(), key=lambda file: file.name)
     return [scripts_format.parse(file.read_text("utf-8"), Path(name) / file.name) for file in files]
 
 
-def perform(name: str, config: Config) -> Talks:
-    """Perform a set at the speed of speech, with a line on stderr for each dialogue.
+def perform(wanted: Sequence[Script], config: Config, way: Way | None = None, record: Path | None = None) -> Talks:
+    """Perform dialogues, with a line on stderr for each.
+
+    Args:
+        wanted: The dialogues.
+        config: What their own settings are laid over.
+        way: On which clock; None: at the speed of speech.
+        record: A directory for their sound; None: it is not kept.
 
     Raises:
         BacktalkError, EngineError, AudioError: A model can't be had or used.
         MachineError: No turn of them was answered.
     """
     from app.brain import LaneBrain
-    from app.replay.wall import Models
+    from app.replay.wall import Models, Way
 
     models = Models()
-    performed = runner.on_the_wall(models)
+    performed = runner.with_models(way or Way(), models)
     talks: list[Talk] = []
-    wanted = scripts(name)
     for number, script in enumerate(wanted, 1):
-        run = performed(script, runner.settled(script, config), (), None)
-        assert isinstance(run.brain, LaneBrain), "on the wall clock the model is real"
-        talk = Talk(run.told({}), tuple(run.brain.turns))
+        events: list[Event] = []
+        sound = record / f"{number}.wav" if record else None
+        run = performed(script, runner.settled(script, config), (events.append,), sound)
+        assert isinstance(run.brain, LaneBrain), "here the model is real"
+        talk = Talk(run.told({}), tuple(run.brain.turns), events, run.director.sounds, sound)
         talks.append(talk)
         latencies = " ".join(f"{turn['voice_to_voice_ms']:.0f}" for turn in talk.turns)
         print(f"{number}/{len(wanted)} {script.title}: voice to voice {latencies} ms", file=sys.stderr, flush=True)
@@ -92,4 +113,4 @@ def perform(name: str, config: Config) -> Talks:
             "nothing was measured", "no turn of the dialogues was answered", "see what works: backtalk doctor"
         )
     assert models.loaded is not None, "a dialogue was performed"
-    return Talks(talks, config.models.llm, "cpu", models.loaded.engine.weight_format)
+    return Talks(talks, models.loaded, config)

@@ -21,7 +21,7 @@ def run(config: Config, path: Path | None) -> int:
     Returns:
         0 if each dialogue had the turns that its script has, else 1.
     """
-    performed = talks.perform("turn", config)
+    performed = talks.perform(talks.scripts("turn"), config)
     publish(performed.report("turn", measure(performed.talks)), path)
     name, share = longest_span(performed.talks)
     print(f"longest: {name}, {share:.0%} of the time to the first sound")

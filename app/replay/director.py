@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from app import events as ev
-from app.ports import Clock
-from app.replay.script import AfterHeard, AfterReply, AfterTurn, At, Line, Script
+from app.ports import Clock, Emit
+from app.replay.cues import At
+from app.replay.moments import Moments
+from app.replay.moments import UserSound as UserSound
+from app.replay.script import Line, Script
 
 # How long nothing must happen until the dialogue is over: longer than any silence that ends a turn, and a decode.
 QUIET_S = 2.0
@@ -18,28 +19,8 @@ QUIET_S = 2.0
 _LINE_LIMIT_S = 60.0
 
 
-class UserSound(NamedTuple):
-    """A line of the script as it was performed; its true first and last audible sample, s on the session clock."""
-
-    line: Line
-    start_s: float
-    end_s: float
-
-
 Perform = Callable[[Line], UserSound]
 """Makes a line sound from now on; tells when it really starts and ends."""
-
-
-@dataclass(slots=True)
-class _Reply:
-    """A reply that became audible."""
-
-    branch: int
-    words: int = 0
-    heard_at_s: dict[int, float] = field(default_factory=dict[int, float])
-    """Word count to when it was reached first."""
-    silent_s: float | None = None
-    ended_s: float | None = None
 
 
 class Director:
@@ -48,25 +29,31 @@ class Director:
     Args:
         script: What to perform.
         clock: The session's clock.
-        perform: Makes a line sound.
+        perform: Makes a line sound, or breaks what it says.
         idle: Whether neither side is doing anything; asked on the event loop.
+        press: Takes what the user asks for by key or by text. Not needed where no line does.
     """
 
-    def __init__(self, script: Script, clock: Clock, perform: Perform, idle: Callable[[], bool]) -> None:
+    def __init__(
+        self, script: Script, clock: Clock, perform: Perform, idle: Callable[[], bool], press: Emit | None = None
+    ) -> None:
         self._clock = clock
         self._perform = perform
         self._idle = idle
+        self._press = press
         self._waiting = list(script.lines)
         self._speech = script.speech()
         last_at_s = max((line.cue.at_s for line in script.lines if isinstance(line.cue, At)), default=0.0)
         self._limit_s = last_at_s + _LINE_LIMIT_S * (1 + len(script.lines))
-        self._replies: list[_Reply] = []
+        self._moments = Moments()
         self._busy: set[int] = set()
         self._last_s = 0.0
         self._happened = asyncio.Event()
         self._opened = asyncio.Event()
         self.sounds: list[UserSound] = []
         """What was performed so far, in order of time."""
+        self.faults: list[UserSound] = []
+        """What was broken so far, and when."""
         self.hung = False
         """The dialogue had to be ended because it would not end by itself."""
 
@@ -92,7 +79,7 @@ class Director:
             for due_s, line in dues:
                 if due_s <= now_s:
                     self._waiting.remove(line)
-                    self.sounds.append(self._perform(line))
+                    self._do(line)
             wake_s = min([due_s for due_s, _ in dues if due_s > now_s], default=None)
             if wake_s is None:
                 wake_s = self._over_s()
@@ -113,48 +100,34 @@ class Director:
                 await self._happened.wait()
 
     def _over_s(self) -> float:
-        return max([self._last_s, *(sound.end_s for sound in self.sounds)]) + QUIET_S
+        return max([self._last_s, *(sound.end_s for sound in [*self.sounds, *self.faults])]) + QUIET_S
 
     def _due_s(self, line: Line) -> float | None:
         """When a line is due; None while that is not known."""
-        match line.cue:
-            case At(at_s):
-                return at_s
-            case AfterTurn(turn, end_s):
-                wanted = self._speech[turn - 1]
-                return next((sound.end_s + end_s for sound in self.sounds if sound.line is wanted), None)
-            case AfterHeard(reply, words):
-                return self._replies[reply - 1].heard_at_s.get(words) if reply <= len(self._replies) else None
-            case AfterReply(reply, end_s):
-                ended_s = self._replies[reply - 1].ended_s if reply <= len(self._replies) else None
-                return None if ended_s is None else ended_s + end_s
+        if line.take_up is not None and self._moments.boundary(line.take_up) is None:
+            return None
+        return self._moments.of(line.cue, self._speech, self.sounds)
+
+    def _do(self, line: Line) -> None:
+        asked = line.ask
+        if line.take_up is not None and (boundary := self._moments.boundary(line.take_up)) is not None:
+            asked = ev.BranchChosen(boundary=boundary)
+        if asked is not None:
+            assert self._press is not None, "somebody takes what is asked for"
+            self._press(asked)
+            return
+        (self.faults if line.fault else self.sounds).append(self._perform(line))
 
     def _note(self, event: ev.Event) -> None:
+        self._moments.feed(event)
         match event:
             case ev.SessionOpened():
                 self._opened.set()
-            case ev.TurnCommitted():
+            case ev.TurnCommitted() | ev.CheckedIn():
                 self._busy.add(event.branch)
-            case ev.PlayoutStarted():
-                self._replies.append(_Reply(event.branch, heard_at_s={0: event.at_s}))
-            case ev.WordHeard():
-                reply = self._reply(event.branch)
-                for words in range(reply.words + 1, event.words + 1):
-                    reply.heard_at_s.setdefault(words, event.at_s)
-                reply.words = max(reply.words, event.words)
-            case ev.OutputHeld() | ev.PlayoutFinished():
-                for reply in self._of(event.branch):
-                    reply.silent_s = event.at_s
-            case ev.ReplyCommitted() | ev.RolledBack() | ev.ReplyFailed():
-                for reply in self._of(event.branch):
-                    reply.ended_s = event.t_s if reply.silent_s is None else reply.silent_s
-                if not isinstance(event, ev.RolledBack) or event.boundary.startswith("A"):
-                    self._busy.discard(event.branch)
+            case ev.ReplyCommitted() | ev.ReplyFailed():
+                self._busy.discard(event.branch)
+            case ev.RolledBack() if event.boundary.startswith("A"):
+                self._busy.discard(event.branch)
             case _:
                 pass
-
-    def _of(self, branch: int) -> list[_Reply]:
-        return [reply for reply in self._replies if reply.branch == branch]
-
-    def _reply(self, branch: int) -> _Reply:
-        return self._of(branch)[0]

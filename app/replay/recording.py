@@ -1,60 +1,157 @@
 """The sound of a dialogue as one stereo file on the session clock: left the user, right the loudspeaker.
 
-Whoever has the file can measure latency and overlap from it alone. On virtual time there is no sound; there each side
-is drawn as a soft hum for as long as it would have been heard.
+Whoever has the file can measure latency and overlap from it alone. It grows as the dialogue goes, so a long one needs
+no memory, and one that dies leaves what was heard. On virtual time there is no sound; there each side is drawn as a
+soft hum for as long as it would have been heard.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
 from app import events as ev
-from app.ports import Samples
-from app.replay.director import UserSound
+from app.replay.moments import UserSound
+from app.sound_ports import Samples
+from audio.errors import AudioError
 from audio.frame import MIC_HZ, SPEAKER_HZ
 from audio.wav import StereoWriter
 
 _HUM_AMPLITUDE = 0.1
 _USER_HUM_HZ, _AGENT_HUM_HZ = 220.0, 140.0
+# A driver's times jitter, and its blocks follow each other all the same; what is further off is a gap.
+_JITTER_S = 0.06
+# How far one side may be ahead of the other until that one counts as silent.
+_WAITS_S = 5.0
+
+
+class _Side:
+    """One side of the file: its sound so far, from session time 0 on, less what was written."""
+
+    def __init__(self, rate_hz: int) -> None:
+        self._rate_hz = rate_hz
+        self._up = soxr.ResampleStream(rate_hz, SPEAKER_HZ, 1, dtype="float32") if rate_hz != SPEAKER_HZ else None
+        self._end = 0
+        """Samples at the side's own rate that were taken."""
+        self._waiting: list[Samples] = []
+        self.samples = 0
+        """Samples at 48 kHz that wait."""
+
+    @property
+    def until_s(self) -> float:
+        """How far this side goes."""
+        return self._end / self._rate_hz
+
+    def add(self, samples: Samples, at_s: float) -> None:
+        """Take float32[n] that begins at a session time; sound from before time 0 is left out."""
+        late = round(at_s * self._rate_hz) - self._end
+        if self._end == 0 or abs(late) > _JITTER_S * self._rate_hz:
+            self._take(np.zeros(max(0, late), np.float32))
+            samples = samples[max(0, -late) :]
+        self._take(samples)
+
+    def pad(self, until_s: float) -> None:
+        """Silence up to a session time."""
+        if (missing := round(until_s * self._rate_hz) - self._end) > 0:
+            self._take(np.zeros(missing, np.float32))
+
+    def flush(self) -> None:
+        """What the resampler holds back."""
+        if self._up:
+            self._keep(self._up.resample_chunk(np.zeros(0, np.float32), last=True))
+
+    def give(self, count: int) -> Samples:
+        """The oldest samples that wait; silence where there are fewer."""
+        sound = np.concatenate([np.zeros(0, np.float32), *self._waiting])
+        self._waiting = [sound[count:]]
+        self.samples = max(0, self.samples - count)
+        return np.pad(sound[:count], (0, max(0, count - sound.size)))
+
+    def _take(self, samples: Samples) -> None:
+        self._end += samples.size
+        self._keep(self._up.resample_chunk(samples) if self._up else samples.copy())
+
+    def _keep(self, samples: Samples) -> None:
+        self._waiting.append(samples)
+        self.samples += samples.size
 
 
 class Recording:
-    """Collects both sides as 16-bit blocks, about 8 MB a minute, and writes them when the dialogue is over."""
+    """The file in the making. A context: it gets its name when it is whole, which it is after an error too.
 
-    def __init__(self) -> None:
-        self._user: list[NDArray[np.int16]] = []
-        self._agent: list[NDArray[np.int16]] = []
-        self._user_from_s = self._agent_from_s = 0.0
+    Args:
+        path: Where it goes.
 
-    def add(self, user: Samples, user_at_s: float, agent: Samples, agent_at_s: float) -> None:
-        """Add a block of each side. Blocks of a side follow each other without gaps.
+    Raises:
+        AudioError: It can't be written. What fails later is told by `close`, so that no dialogue dies of it.
+    """
 
-        Args:
-            user: float32[n] at 16 kHz.
-            user_at_s: Session time of its first sample.
-            agent: float32[3 n] at 48 kHz.
-            agent_at_s: Session time of its first sample at the output.
-        """
-        if not self._user:
-            self._user_from_s, self._agent_from_s = user_at_s, agent_at_s
-        self._user.append(_quantised(user))
-        self._agent.append(_quantised(agent))
+    def __init__(self, path: Path) -> None:
+        self._writer = StereoWriter(path, SPEAKER_HZ)
+        self._user, self._agent = _Side(MIC_HZ), _Side(SPEAKER_HZ)
+        self._failure: AudioError | None = None
 
-    def write(self, path: Path) -> None:
-        """Write the file; it appears when it is whole.
+    def add_user(self, samples: Samples, at_s: float) -> None:
+        """float32[n] at 16 kHz that begins at a session time. The blocks of a side come in order."""
+        self._reach(at_s)
+        self._user.add(samples, at_s)
+        self._write()
+
+    def add_agent(self, samples: Samples, at_s: float) -> None:
+        """float32[n] at 48 kHz whose first sample is at the output at a session time."""
+        self._reach(at_s)
+        self._agent.add(samples, at_s)
+        self._write()
+
+    def close(self) -> None:
+        """Write what is left, and complete the file.
 
         Raises:
-            AudioError: It can't be written.
+            AudioError: Something could not be written.
         """
-        user = _sound(self._user)
-        left = _from_zero(soxr.resample(user, MIC_HZ, SPEAKER_HZ).astype(np.float32), self._user_from_s)
-        right = _from_zero(_sound(self._agent), self._agent_from_s)
-        _write(path, left, right)
+        for side in (self._user, self._agent):
+            side.flush()
+        self._put(max(self._user.samples, self._agent.samples))
+        self._writer.close()
+        if self._failure:
+            raise self._failure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _reach(self, at_s: float) -> None:
+        """Write silence up to a little before a time that is far ahead of both sides."""
+        while (until_s := max(self._user.until_s, self._agent.until_s)) < at_s - _WAITS_S:
+            self._agent.pad(until_s + 1.0)
+            self._write()
+
+    def _write(self) -> None:
+        """Write what both sides have, once it is a second; a side that has fallen silent is not waited for."""
+        until_s = max(self._user.until_s, self._agent.until_s)
+        for side in (self._user, self._agent):
+            side.pad(until_s - _WAITS_S)
+        if (both := min(self._user.samples, self._agent.samples)) >= SPEAKER_HZ:
+            self._put(both)
+
+    def _put(self, count: int) -> None:
+        """Write so many samples, a second at a time."""
+        for done in range(0, count, SPEAKER_HZ):
+            left, right = (side.give(min(SPEAKER_HZ, count - done)) for side in (self._user, self._agent))
+            if self._failure is None:
+                try:
+                    self._writer.write(left, right)
+                except AudioError as error:
+                    self._failure = error
 
 
 def draw(path: Path, events: Sequence[ev.Event], sounds: Sequence[UserSound]) -> None:
@@ -66,7 +163,8 @@ def draw(path: Path, events: Sequence[ev.Event], sounds: Sequence[UserSound]) ->
     end_s = max([event.t_s for event in events] + [sound.end_s for sound in sounds], default=0.0)
     left = _hum([(sound.start_s, sound.end_s) for sound in sounds], _USER_HUM_HZ, end_s)
     right = _hum(loudspeaker_spans(events), _AGENT_HUM_HZ, end_s)
-    _write(path, left, right)
+    with StereoWriter(path, SPEAKER_HZ) as writer:
+        writer.write(left, right)
 
 
 def loudspeaker_spans(events: Sequence[ev.Event]) -> list[tuple[float, float]]:
@@ -97,29 +195,3 @@ def _hum(spans: Sequence[tuple[float, float]], tone_hz: float, end_s: float) -> 
         phase = 2 * np.pi * tone_hz / SPEAKER_HZ * np.arange(max(0, last - first))
         sound[first:last] += _HUM_AMPLITUDE * np.cos(phase).astype(np.float32)
     return sound
-
-
-def _sound(blocks: Sequence[NDArray[np.int16]]) -> Samples:
-    whole = np.concatenate([np.zeros(0, np.int16), *blocks])
-    return np.multiply(whole, 1 / 32768, dtype=np.float32)
-
-
-def _from_zero(samples: Samples, at_s: float) -> Samples:
-    """Put silence before samples so that they begin at session time 0."""
-    return np.concatenate([np.zeros(max(0, round(at_s * SPEAKER_HZ)), np.float32), samples])
-
-
-def _quantised(samples: Samples) -> NDArray[np.int16]:
-    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
-
-
-def _write(path: Path, left: Samples, right: Samples) -> None:
-    size = max(left.size, right.size)
-    with StereoWriter(path, SPEAKER_HZ) as writer:
-        for first in range(0, size, SPEAKER_HZ):
-            chunk = slice(first, min(first + SPEAKER_HZ, size))
-            writer.write(_padded(left[chunk], chunk), _padded(right[chunk], chunk))
-
-
-def _padded(samples: Samples, chunk: slice) -> Samples:
-    return np.pad(samples, (0, chunk.stop - chunk.start - samples.size))

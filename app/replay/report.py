@@ -16,8 +16,12 @@ from typing import Any
 from app import events as ev
 from app.errors import MachineError
 from app.latency import Latency
-from app.replay.director import UserSound
-from app.replay.script import Expectation, Script
+from app.replay.check import Facts, check
+from app.replay.cues import Cue
+from app.replay.lineage import Lineage
+from app.replay.moments import Moments, UserSound
+from app.replay.recording import loudspeaker_spans
+from app.replay.script import Script
 
 # How far voice activity may place a sound from where it really was.
 _VAD_ERROR_S = 0.3
@@ -38,11 +42,13 @@ class _Branch:
     heard_words: int = 0
     interrupted: bool = False
     unheard: bool = False
-    """It was taken back before a word of it was heard."""
+    """It was taken back before it had really begun."""
+    tail: str | None = None
+    """What was not heard of it, and could be asked for."""
     first_audio_s: float | None = None
     last_audio_s: float | None = None
     ducked_s: float | None = None
-    held_s: float | None = None
+    held: ev.OutputHeld | None = None
     judged: ev.OverlapJudged | None = None
     rolled_back: ev.RolledBack | None = None
 
@@ -57,17 +63,22 @@ class Report:
 
     def __init__(self) -> None:
         self._latency = Latency()
+        self._lineage = Lineage()
+        self._moments = Moments()
         self._opened: ev.SessionOpened | None = None
         self._branches: dict[int, _Branch] = {}
-        self._turns: dict[int, _Branch] = {}
         self._audible: list[_Branch] = []
+        self._played: list[ev.Event] = []
         self._overlaps: list[dict[str, Any]] = []
+        self._notes: list[dict[str, Any]] = []
+        self._commands: list[dict[str, Any]] = []
         self._capsules: dict[int, int] = {}
-        self._xruns = self._dropped_frames = self._dead_drops = 0
+        self._xruns = self._dropped_frames = self._dead_drops = self._recoveries = 0
 
     def __call__(self, event: ev.Event) -> None:
         """Take the next event of the log."""
-        self._latency.feed(event)
+        for fold in (self._latency, self._lineage, self._moments):
+            fold.feed(event)
         branch = self._branches.get(getattr(event, "branch", -1))
         if branch is not None:
             self._of_branch(branch, event)
@@ -75,14 +86,24 @@ class Report:
             case ev.SessionOpened():
                 self._opened = event
             case ev.TurnCommitted():
-                new = _Branch(event.turn, event.text, event.speech_start_s, event.speech_end_s, event.t_s)
-                self._branches[event.branch] = self._turns[event.turn] = new
+                self._branches[event.branch] = _Branch(
+                    event.turn, event.text, event.speech_start_s, event.speech_end_s, event.t_s
+                )
+            case ev.CheckedIn():
+                self._branches[event.branch] = _Branch(event.turn, "", event.t_s, event.t_s, event.t_s)
+            case ev.UserNoted():
+                self._notes.append(_told(event, "kind", "text", "reason"))
+            case ev.CommandTaken() | ev.CommandRefused():
+                taken = isinstance(event, ev.CommandTaken)
+                self._commands.append({"name": event.command, "taken": taken, **_told(event, "reason")})
             case ev.BoundaryTaken():
                 self._capsules[event.boundary] = event.capsule_bytes
             case ev.SoundTroubled():
                 self._xruns, self._dropped_frames = event.xruns, event.dropped_frames
             case ev.DeadBranchDropped():
                 self._dead_drops += 1
+            case ev.StuckRecovered():
+                self._recoveries += 1
             case _:
                 pass
 
@@ -95,31 +116,46 @@ class Report:
             case ev.PlayoutStarted():
                 branch.first_audio_s = event.at_s
                 self._audible.append(branch)
-            case ev.WordHeard() | ev.PlayoutFinished():
+                self._played.append(event)
+            case ev.WordHeard():
                 branch.last_audio_s = event.at_s
+            case ev.PlayoutFinished():
+                branch.last_audio_s = event.at_s
+                self._played.append(event)
             case ev.OverlapStarted():
                 branch.ducked_s = event.t_s
             case ev.OutputHeld():
-                branch.held_s = event.at_s
+                branch.held = event
+                self._played.append(event)
                 if branch.first_audio_s is not None:
                     branch.last_audio_s = event.at_s
             case ev.OverlapJudged():
-                branch.judged = event
-                self._overlaps.append({"onset_s": event.onset_s, "verdict": event.verdict, "resumed_s": None})
+                self._judge(branch, event)
             case ev.OutputResumed():
-                branch.ducked_s = branch.held_s = branch.judged = None
-                if self._overlaps:
-                    self._overlaps[-1]["resumed_s"] = event.at_s
+                self._resume(branch, event)
             case ev.RolledBack():
                 branch.rolled_back = event
                 branch.unheard = event.boundary.startswith("A")
             case ev.ReplyCommitted():
                 branch.heard, branch.heard_words, branch.interrupted = event.heard, event.words, event.interrupted
-            case ev.TurnReopened():
-                if self._turns.get(event.turn) is branch:
-                    del self._turns[event.turn]
+            case ev.TailKept():
+                branch.tail = event.text
             case _:
                 pass
+
+    def _judge(self, branch: _Branch, event: ev.OverlapJudged) -> None:
+        branch.judged = event
+        overlap = {"onset_s": event.onset_s, "verdict": event.verdict, "resumed_s": None, "hole_ms": None}
+        self._overlaps.append({**overlap, **_told(event, "reason", "scores")})
+
+    def _resume(self, branch: _Branch, event: ev.OutputResumed) -> None:
+        self._played.append(event)
+        overlap = self._overlaps[-1] if self._overlaps else {}
+        if branch.judged and overlap.get("onset_s") == branch.judged.onset_s:
+            overlap["resumed_s"] = event.at_s
+            if branch.held and branch.first_audio_s is not None:
+                overlap["hole_ms"] = round((event.at_s - branch.held.at_s) * 1000, 3)
+        branch.ducked_s = branch.held = branch.judged = None
 
     def build(
         self,
@@ -140,7 +176,8 @@ class Report:
             troubles: What else went wrong, as (expected, got).
         """
         assert self._opened is not None, "a log begins with SessionOpened"
-        turns = [self._turn(branch, sounds) for _, branch in sorted(self._turns.items())]
+        turns = [self._turn(self._branches[branch], sounds) for branch in self._lineage.turns.values()]
+        left = [b for branch, b in self._branches.items() if b.heard is not None and not self._stands(branch)]
         report: dict[str, Any] = {
             "title": script.title,
             "script": str(script.path),
@@ -152,10 +189,14 @@ class Report:
             "models": self._opened.models,
             "turns": turns,
             "overlaps": self._overlaps,
+            "notes": self._notes,
+            "commands": self._commands,
+            "abandoned": [{"turn": b.turn, "user_text": b.user_text, "reply_heard": b.heard} for b in left],
             "totals": {
                 "xruns": self._xruns,
                 "dropped_frames": self._dropped_frames,
                 "dead_branch_drops": self._dead_drops,
+                "recoveries": self._recoveries,
                 "forks": 0,
                 "adoptions": sum(turn["adopted"] for turn in turns),
                 "capsules_live": len(capsules),
@@ -163,20 +204,38 @@ class Report:
             },
         }
         replies = [self._turn(branch, sounds) for branch in self._audible]
-        checker = _Checker(report, replies, sounds)
+        speech = script.speech()
+
+        def moment(cue: Cue) -> float | None:
+            return self._moments.of(cue, speech, sounds)
+
+        facts = Facts(report, replies, sounds, self._happened(), moment)
         failures = [{"expect": wanted, "got": got} for wanted, got in troubles]
         for expectation in script.expectations:
-            if expectation.clock in (None, self._opened.clock):
-                failures += checker.check(expectation)
+            if expectation.counts_on(self._opened.clock):
+                failures += check(facts, expectation)
         report["failures"] = failures
         report["passed"] = not failures
         return report
+
+    def _stands(self, branch: int) -> bool:
+        """Whether a branch is the reply to a turn that stands."""
+        return self._lineage.turns.get(self._branches[branch].turn) == branch
+
+    def _happened(self) -> dict[str, list[tuple[float, float]]]:
+        commits = [branch.committed_s for branch in self._branches.values()]
+        starts = [event.at_s for event in self._played if isinstance(event, ev.PlayoutStarted)]
+        return {
+            "sound": loudspeaker_spans(self._played),
+            "reply": [(at_s, at_s) for at_s in starts],
+            "turn": [(at_s, at_s) for at_s in commits],
+        }
 
     def _turn(self, branch: _Branch, sounds: Sequence[UserSound]) -> dict[str, Any]:
         said = [sound for sound in sounds if sound.line.is_speech and _within(sound, branch)]
         start_s = min((sound.start_s for sound in said), default=branch.speech_start_s)
         end_s = max((sound.end_s for sound in said), default=branch.speech_end_s)
-        live = self._turns.get(branch.turn) is branch
+        live = self._branches.get(self._lineage.turns.get(branch.turn, -1)) is branch
         spans = self._latency.turn_spans(branch.turn, end_s) if live else None
         return {
             "turn": branch.turn,
@@ -189,6 +248,7 @@ class Report:
             "reply_words": len(branch.text.split()),
             "heard_words": branch.heard_words,
             "interrupted": branch.interrupted,
+            "tail": branch.tail,
             "first_audio_s": branch.first_audio_s,
             "last_audio_s": branch.last_audio_s,
             "voice_to_voice_ms": self._latency.voice_to_voice_ms(branch.turn, end_s) if live else None,
@@ -206,95 +266,20 @@ class Report:
             key=lambda start_s: abs(start_s - judged.onset_s),
             default=judged.onset_s,
         )
-        stopped_s, back = branch.last_audio_s, branch.rolled_back
+        stopped_s, held, back = branch.last_audio_s, branch.held, branch.rolled_back
+        ducked_s = branch.ducked_s if branch.ducked_s is not None and branch.ducked_s >= judged.onset_s else None
         return {
             "onset_s": onset_s,
-            "ducked_s": branch.ducked_s,
-            "held_s": branch.held_s,
+            "ducked_s": ducked_s,
+            "held_s": held and (held.at_s if held.asked_s is None else held.asked_s),
             "stopped_s": stopped_s,
             "verdict": judged.verdict,
+            "duck_ms": None if ducked_s is None else round((ducked_s - onset_s) * 1000, 3),
             "stop_ms": None if stopped_s is None else round((stopped_s - onset_s) * 1000, 3),
             "rollback_us": back.rollback_us if back else None,
             "boundary": back.boundary if back else None,
             "refed_tokens": back.refed_tokens if back else None,
         }
-
-
-class _Checker:
-    """Compares expectations with a report."""
-
-    def __init__(self, report: dict[str, Any], replies: list[dict[str, Any]], sounds: Sequence[UserSound]) -> None:
-        self._report, self._sounds = report, sounds
-        self._subjects = {"turn": report["turns"], "reply": replies, "overlap": report["overlaps"]}
-
-    def check(self, expectation: Expectation) -> list[dict[str, str]]:
-        """What does not hold."""
-        subject: dict[str, Any] = {}
-        name = expectation.subject
-        if name != "dialogue":
-            there = self._subjects[name]
-            if expectation.number > len(there):
-                return [{"expect": f"{name} {expectation.number}", "got": f"{len(there)} in all"}]
-            subject, name = there[expectation.number - 1], f"{name} {expectation.number}"
-        failures: list[dict[str, str]] = []
-        for key, wanted in expectation.checks.items():
-            holds, got = self._compare(key, wanted, subject)
-            if not holds:
-                failures.append({"expect": f"{name}: {key} {wanted}", "got": str(got)})
-        return failures
-
-    def _compare(self, key: str, wanted: Any, subject: dict[str, Any]) -> tuple[bool, Any]:
-        match key:
-            case "user_contains" | "reply_contains":
-                got = subject["user_text" if key == "user_contains" else "reply_text"]
-                return all(part.lower() in got.lower() for part in wanted), got
-            case "user_is" | "heard_is":
-                got = subject["user_text" if key == "user_is" else "reply_heard"]
-                return got == wanted, got
-            case "word_error_max":
-                got = self._word_error(subject)
-                return got <= wanted, f"{got:.3f} in {subject['user_text']!r}"
-            case "voice_to_voice_ms_max":
-                got = subject["voice_to_voice_ms"]
-                return got is not None and got <= wanted, got
-            case "stop_ms_max":
-                got = subject["barge_in"] and subject["barge_in"]["stop_ms"]
-                return got is not None and got <= wanted, got
-            case "heard_words":
-                got = subject["heard_words"]
-                return wanted[0] <= got <= wanted[1], got
-            case "verdict":
-                got = (
-                    subject["verdict"]
-                    if "verdict" in subject
-                    else subject["barge_in"] and subject["barge_in"]["verdict"]
-                )
-                return got == wanted, got
-            case "resumed":
-                got = subject["resumed_s"] is not None
-                return got == wanted, got
-            case "replies" | "turns" | "overlaps":
-                got = len(self._subjects["reply"]) if key == "replies" else len(self._report[key])
-                return got == wanted, got
-            case _:
-                got = self._report["totals"][key] if key in self._report["totals"] else subject[key]
-                return got == wanted, got
-
-    def _word_error(self, turn: dict[str, Any]) -> float:
-        said = [s for s in self._sounds if s.line.is_speech and turn["user_start_s"] <= s.start_s <= turn["user_end_s"]]
-        wanted = " ".join(sound.line.say or sound.line.hears or "" for sound in said)
-        return word_error(wanted, turn["user_text"])
-
-
-def word_error(wanted: str, got: str) -> float:
-    """Word error rate: Levenshtein distance in words, without case and punctuation, over the words wanted."""
-    reference, words = _bare(wanted), _bare(got)
-    row = list(range(len(words) + 1))
-    for i, reference_word in enumerate(reference, 1):
-        above, row[0] = row[0], i
-        for j, word in enumerate(words, 1):
-            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (reference_word != word))
-    return row[-1] / max(1, len(reference))
 
 
 def write(path: Path, reports: Sequence[dict[str, Any]]) -> None:
@@ -327,6 +312,6 @@ def _within(sound: UserSound, branch: _Branch) -> bool:
     return sound.start_s <= branch.speech_end_s and sound.end_s >= branch.speech_start_s
 
 
-def _bare(text: str) -> list[str]:
-    letters = "".join(c if c.isalnum() or c == "'" else " " for c in text.lower().replace("’", "'"))
-    return letters.split()
+def _told(event: ev.Event, *names: str) -> dict[str, Any]:
+    """When an event was, and some of its fields."""
+    return {"at_s": event.t_s, **{name: getattr(event, name) for name in names}}

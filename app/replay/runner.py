@@ -1,6 +1,7 @@
-"""Runs dialogue scripts, on the wall clock with the real models or on virtual time with scripted parts.
+"""Runs dialogue scripts: with the real models, on the wall clock or on one that stands still while they compute, or
+with scripted parts on virtual time.
 
-Both ways differ only in the parts; the session, the director that gives the user's side its cues, and what is made of
+The ways differ only in the parts; the session, the director that gives the user's side its cues, and what is made of
 the event log are the same.
 """
 
@@ -13,29 +14,31 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
 from app import config as configuration
 from app.config import Config
-from app.errors import ScriptError
-from app.events import Event
+from app.errors import ConfigError, ScriptError
+from app.events import ClockName, Event
 from app.journal import Journal
 from app.lines import LineView, has_colour
 from app.ports import Brain, Parts
-from app.replay import recording, virtual
+from app.replay import recording, room, scripted, stopped, virtual
 from app.replay import script as scripts_format
 from app.replay.director import Director, Perform
 from app.replay.report import Report, machine_facts, write
 from app.replay.script import Script
-from app.replay.scripted import Jitter, ScriptedBrain, ScriptedEars, Times
-from app.replay.scripted_mouth import ScriptedMouth
+from app.replay.scripted import ScriptedBrain, Times
 from app.session import Session, Sink
 from app.state import AgentPhase, UserPhase
 
 if TYPE_CHECKING:
-    from app.replay.wall import Models
+    from app.replay.wall import Models, Way
+
+PerformScript = Callable[[Script, Config, Sequence[Sink], Path | None], "Run"]
+"""Takes a script, its settings (see `settled`), sinks that get every event, and where the sound goes."""
 
 SCRIPTED_MODELS = {"llm": "scripted", "asr": "scripted", "tts": "scripted", "vad": "scripted"}
 
@@ -69,24 +72,31 @@ class Run:
 def replay(
     scripts: Sequence[Path],
     *,
-    clock: Literal["wall", "virtual"],
+    clock: ClockName,
     report: Path | None,
     events: Path | None,
     record: Path | None,
     seed: int | None,
     config: Config,
+    compute: stopped.Compute | None = None,
+    room_name: str | None = None,
+    echo_db: float | None = None,
     out: TextIO | None = None,
 ) -> int:
     """Perform scripts and check what they expect.
 
     Args:
         scripts: The files.
-        clock: wall: real models at the speed of speech. virtual: scripted parts, in no time.
+        clock: wall: real models at the speed of speech. stopped: real models, as fast as they are. virtual: scripted
+            parts, in no time.
         report: Where the reports go: one object, or a list of them for several scripts.
         events: Where the logs go, one event a line, one log after the other.
         record: Where the sound goes; of several scripts each one's name is put behind it.
         seed: Instead of the scripts' own.
         config: What the scripts' own settings are laid over.
+        compute: On the stopped clock: what computing costs there; None: nothing.
+        room_name: The room around microphone and loudspeaker; None: none, and no echo.
+        echo_db: Level of its echo; None: the room's.
         out: Where the dialogue is printed; None: stdout.
 
     Returns:
@@ -95,6 +105,7 @@ def replay(
     Raises:
         BacktalkError: A script, model or file can't be used.
     """
+    _check_options(clock, compute, room_name, echo_db)
     read = [scripts_format.read(path) for path in scripts]
     if clock == "virtual":
         for script in read:
@@ -103,7 +114,12 @@ def replay(
     runs: list[Run] = []
     with ExitStack() as stack:
         kept: list[Sink] = [stack.enter_context(Journal(events))] if events else []
-        perform = _virtually if clock == "virtual" else on_the_wall()
+        perform: PerformScript = _virtually
+        if clock != "virtual":
+            from app.replay.wall import Way
+
+            box = room.find(room_name) if room_name else None
+            perform = with_models(Way(clock, compute or "free", box, echo_db))
         for script in read:
             if len(read) > 1:
                 print(f"=== {script.title}", file=out, flush=True)
@@ -142,18 +158,14 @@ def run_virtual(
         config: Its settings, the script's own included.
         sinks: Get every event.
         jitter: Up to this share of it is added to each time, drawn from the seed.
-        times: How long things take.
+        times: How long things take, and how often they go wrong.
 
     Returns:
         The dialogue, and the brain with what its state holds at the end.
     """
 
     async def main() -> tuple[Run, ScriptedBrain]:
-        clock, paces = virtual.VirtualClock(), times or Times()
-        ears = ScriptedEars(clock, paces, Jitter(config.seed, jitter))
-        brain = ScriptedBrain(paces, Jitter(config.seed + 1, jitter), script.replies, config.llm.context_tokens)
-        mouth = ScriptedMouth(clock, paces, Jitter(config.seed + 2, jitter))
-        parts = Parts(clock, ears, brain, mouth)
+        parts, ears, brain = scripted.stage(virtual.VirtualClock(), script, config, times or Times(), jitter)
         run = await _converse(script, config, parts, ears.perform, sinks, "virtual", SCRIPTED_MODELS)
         return run, brain
 
@@ -166,16 +178,26 @@ async def _converse(
     parts: Parts,
     perform: Perform,
     sinks: Sequence[Sink],
-    clock: Literal["wall", "virtual"],
+    clock: ClockName,
     models: dict[str, str],
+    *,
+    parrots_notes: bool = False,
 ) -> Run:
     """One session with the director as the user, from its first event to its last."""
     stop = asyncio.Event()
-    director = Director(script, parts.clock, perform, lambda: _idle(session))
+    director = Director(script, parts.clock, perform, lambda: _idle(session), lambda event: session.emit(event))
     report = Report()
     events: list[Event] = []
     everyone = [director, report, *([events.append] if clock == "virtual" else []), *sinks]
-    session = Session(parts, config, sinks=everyone, seed=config.seed, clock_name=clock, models=models)
+    session = Session(
+        parts,
+        config,
+        sinks=everyone,
+        seed=config.seed,
+        clock_name=clock,
+        models=models,
+        parrots_notes=parrots_notes,
+    )
 
     async def direct() -> None:
         try:
@@ -193,7 +215,8 @@ async def _converse(
 
 
 def _idle(session: Session) -> bool:
-    return session.state.user.phase is UserPhase.SILENT and session.state.agent.phase is AgentPhase.IDLE
+    state = session.state
+    return state.user.phase is UserPhase.SILENT and state.agent.phase is AgentPhase.IDLE and state.wish is None
 
 
 def settled(script: Script, config: Config, seed: int | None = None) -> Config:
@@ -224,28 +247,54 @@ def _check_virtual(script: Script) -> None:
             )
 
 
-def on_the_wall(models: Models | None = None) -> Callable[[Script, Config, Sequence[Sink], Path | None], Run]:
+def _check_options(
+    clock: ClockName, compute: stopped.Compute | None, room_name: str | None, echo_db: float | None
+) -> None:
+    """Nothing that was typed is passed over in silence."""
+    if compute and clock != "stopped":
+        raise ConfigError(
+            f"--compute {compute} can't be used", f"with --clock {clock} computing takes its time", "--clock stopped"
+        )
+    if room_name and clock == "virtual":
+        raise ConfigError("--room can't be used", "scripted parts hear no sound", "--clock stopped")
+    if echo_db is not None and not room_name:
+        raise ConfigError("--echo-db can't be used", "without a room there is no echo", "--room living")
+
+
+def on_the_wall(models: Models | None = None) -> PerformScript:
+    """Performs scripts with the real models at the speed of speech: see `with_models`."""
+    from app.replay.wall import Way
+
+    return with_models(Way(), models)
+
+
+def with_models(way: Way, models: Models | None = None) -> PerformScript:
     """Performs scripts with the real models, which stay loaded from one script to the next.
 
     Args:
+        way: On which clock, and in which room.
         models: Loads them, where the caller wants to look at them too.
-
-    Returns:
-        What takes a script, its settings (see `settled`), sinks that get every event, and where the sound goes.
     """
     from app.replay import wall
 
     models = models or wall.Models()
 
     def perform(script: Script, config: Config, sinks: Sequence[Sink], record: Path | None) -> Run:
-        loaded, lines = models.prepare(script, config)
-        sound = recording.Recording() if record else None
-        try:
-            with wall.Room(loaded, lines, config, sound) as room:
-                return asyncio.run(_converse(script, config, room.parts, room.perform, sinks, "wall", loaded.names))
-        finally:
-            if sound and record:
-                sound.write(record)
+        loaded, lines = models.prepare(script, config, way)
+        with ExitStack() as stack:
+            sound = stack.enter_context(recording.Recording(record)) if record else None
+            stage = stack.enter_context(wall.LiveStage(loaded, lines, config, way, sound))
+            dialogue = _converse(
+                script,
+                config,
+                stage.parts,
+                stage.perform,
+                sinks,
+                way.clock,
+                loaded.names,
+                parrots_notes=loaded.parrots_notes,
+            )
+            return asyncio.run(dialogue) if way.clock == "wall" else stopped.run(dialogue, way.compute)
 
     return perform
 

@@ -1,32 +1,51 @@
-"""Dialogue scripts: what the user says and when, and what must come of it. YAML in, frozen values out.
+"""Dialogue scripts: what the user does and when, and what must come of it. YAML in, frozen values out.
 
 Nothing is guessed: an unknown key, a cue that can't come, a missing file is refused with its line.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import yaml
 
-from app import config
+from app import commands, config
+from app.decisions import Mode
 from app.errors import BacktalkError, ScriptError
+from app.events import Event
+from app.replay import cues, expectations
+from app.replay.cues import AfterHeard as AfterHeard
+from app.replay.cues import AfterReply as AfterReply
+from app.replay.cues import AfterTurn as AfterTurn
+from app.replay.cues import At as At
+from app.replay.cues import Before
+from app.replay.cues import Cue as Cue
+from app.replay.expectations import Expectation
+from app.replay.nodes import Nodes, line_of
 
 _MAX_BYTES = 1 << 20
-_MAX_LINES = 2000
-_MAX_SECONDS = 3600.0
 
 NoiseKind = Literal["cough", "babble", "white"]
 NOISE_KINDS: tuple[NoiseKind, ...] = ("cough", "babble", "white")
-VERDICTS = ("turn", "stop", "backchannel", "echo", "noise")
+FaultKind = Literal["device", "frames"]
+
+KEYS: Mapping[str, Event] = {
+    "stop": commands.StopPressed(),
+    "go_on": commands.GoOnPressed(),
+    "undo": commands.UndoPressed(),
+    "regenerate": commands.RegeneratePressed(),
+    "talk_down": commands.TalkPressed(),
+    "talk_up": commands.TalkReleased(),
+}
+_ANSWERED = (commands.GoOnPressed, commands.RegeneratePressed, commands.TextTyped)
+"""What brings a reply without a word being said."""
 
 
 class Noise(NamedTuple):
-    """Sound that is no speech."""
+    """Sound that is no speech of the user."""
 
     kind: NoiseKind
     db: float
@@ -34,39 +53,17 @@ class Noise(NamedTuple):
     seconds: float
 
 
-class At(NamedTuple):
-    """At a time on the session clock."""
+class Fault(NamedTuple):
+    """Something that breaks for a while. Scripted parts only."""
 
-    at_s: float
-
-
-class AfterHeard(NamedTuple):
-    """When so many words of a reply have been heard; 0: when its first sample leaves the loudspeaker."""
-
-    reply: int
-    words: int
-
-
-class AfterReply(NamedTuple):
-    """So long after the last sample of a reply, whether it was heard to its end or cut off."""
-
-    reply: int
-    end_s: float
-
-
-class AfterTurn(NamedTuple):
-    """So long after the end of the user's n-th line of speech."""
-
-    turn: int
-    end_s: float
-
-
-Cue = At | AfterHeard | AfterReply | AfterTurn
+    kind: FaultKind
+    """device: the sound card is gone. frames: microphone sound is lost."""
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One sound of the user: exactly one of `say`, `audio`, `noise` is there."""
+    """One thing that the user does, or that befalls the sound."""
 
     cue: Cue
     source: str
@@ -76,33 +73,40 @@ class Line:
     noise: Noise | None = None
     hears: str | None = None
     """What the scripted recogniser makes of it."""
+    echo: bool = False
+    """A noise in which the scripted recogniser hears what the agent has just said."""
     seconds: float | None = None
     """How long it takes on the virtual clock; None: as long as its words or its file."""
+    smart_turn: float | None = None
+    """How finished the end of it sounds to the scripted ears, 0..1; None: as finished as its text looks."""
+    ask: Event | None = None
+    """What is asked for by key or by text."""
+    take_up: int | None = None
+    """The reply at whose end the conversation goes on."""
+    fault: Fault | None = None
 
     @property
     def is_speech(self) -> bool:
-        return self.noise is None
+        return self.say is not None or self.audio is not None
+
+    @property
+    def is_sound(self) -> bool:
+        return self.is_speech or self.noise is not None
+
+    @property
+    def brings_reply(self) -> bool:
+        return self.is_speech or isinstance(self.ask, _ANSWERED)
 
     @property
     def name(self) -> str:
         """For messages."""
-        what = self.say or (self.audio and self.audio.name) or (self.noise and f"{self.noise.kind} noise")
+        if self.is_speech:
+            what = self.say or (self.audio and self.audio.name)
+        elif self.noise or self.fault:
+            what = f"{self.noise.kind} noise" if self.noise else f"{self.fault and self.fault.kind} lost"
+        else:
+            what = type(self.ask).__name__ if self.ask else "take up"
         return f'{self.source}, "{what}"'
-
-
-Subject = Literal["turn", "reply", "overlap", "dialogue"]
-
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """What must hold of one turn, reply or overlap (counted from 1), or of the dialogue."""
-
-    subject: Subject
-    number: int
-    checks: Mapping[str, Any]
-    """Key of the check to the value wanted."""
-    clock: Literal["wall", "virtual"] | None
-    """Where it is checked; None: everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +120,9 @@ class Script:
     overrides: Mapping[str, Any]
     """Sections and keys of the configuration."""
     lines: tuple[Line, ...]
-    replies: tuple[str, ...]
-    """What the scripted model answers, turn by turn; the last one serves all further turns."""
+    replies: tuple[tuple[str, ...], ...]
+    """What the scripted model answers, turn by turn: the first answer, and those it gives when another is asked for.
+    The last turn's serve all further turns."""
     expectations: tuple[Expectation, ...]
 
     def speech(self) -> list[Line]:
@@ -151,250 +156,99 @@ def parse(text: str, path: Path) -> Script:
         raise ScriptError(f"the script {path} can't be read", str(error), "save it as plain UTF-8 text") from error
     if root is None:
         raise ScriptError(f"the script {path} can't be used", "it is empty", "it needs at least a title and user lines")
-    return _Reader(path).script(root)
+    return _script(Nodes(path), root)
 
 
-Check = Callable[["_Reader", yaml.Node], Any]
+def _script(nodes: Nodes, root: yaml.Node) -> Script:
+    fields = nodes.table(root, ("title", "voice", "seed", "config", "user", "replies", "expect"))
+    for name in ("title", "user"):
+        if name not in fields:
+            raise nodes.refusal(root, f"`{name}` is missing", f"add it: {name}: ...")
+    lines: list[Line] = []
+    for node in nodes.items(fields["user"]):
+        lines.append(_line(nodes, node, lines))
+    wanted = nodes.items(fields["expect"]) if "expect" in fields else []
+    return Script(
+        path=nodes.path,
+        title=nodes.text(fields["title"]),
+        voice=nodes.text(fields["voice"]) if "voice" in fields else None,
+        seed=nodes.whole(fields["seed"]) if "seed" in fields else None,
+        overrides=_overrides(nodes, fields["config"]) if "config" in fields else {},
+        lines=tuple(lines),
+        replies=tuple(_answers(nodes, node) for node in nodes.items(fields["replies"])) if "replies" in fields else (),
+        expectations=tuple(expectations.read(nodes, node, _before(lines)) for node in wanted),
+    )
 
 
-class _Reader:
-    """Nodes to values. Each method refuses what it can't use, with the node's line."""
+def _answers(nodes: Nodes, node: yaml.Node) -> tuple[str, ...]:
+    """What is answered to one turn: a text, or a list of them. Nothing is an answer too."""
+    several = nodes.items(node) if isinstance(node, yaml.SequenceNode) else [node]
+    if not several:
+        raise nodes.refusal(node, "a turn needs an answer", 'write "" for an empty one')
+    return tuple(nodes.text(one, empty=True) for one in several)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    # ---- the script ----
-
-    def script(self, root: yaml.Node) -> Script:
-        fields = self.table(root, ("title", "voice", "seed", "config", "user", "replies", "expect"))
-        for name in ("title", "user"):
-            if name not in fields:
-                raise self.refusal(root, f"`{name}` is missing", f"add it: {name}: ...")
-        lines: list[Line] = []
-        for node in self.items(fields["user"], _MAX_LINES):
-            lines.append(self.line(node, lines))
-        return Script(
-            path=self.path,
-            title=self.text(fields["title"]),
-            voice=self.text(fields["voice"]) if "voice" in fields else None,
-            seed=self.count(fields["seed"], least=0) if "seed" in fields else None,
-            overrides=self.overrides(fields["config"]) if "config" in fields else {},
-            lines=tuple(lines),
-            replies=tuple(self.texts(fields["replies"])) if "replies" in fields else (),
-            expectations=tuple(self.expectation(node) for node in self.items(fields["expect"], _MAX_LINES))
-            if "expect" in fields
-            else (),
-        )
-
-    def overrides(self, node: yaml.Node) -> Mapping[str, Any]:
-        if not isinstance(node, yaml.MappingNode):
-            raise self.refusal(node, "`config` has no sections", "write: config: {turns: {hold_after_ms: 200}}")
+def _overrides(nodes: Nodes, node: yaml.Node) -> Mapping[str, Any]:
+    if not isinstance(node, yaml.MappingNode):
+        raise nodes.refusal(node, "`config` has no sections", "write: config: {turns: {hold_after_ms: 200}}")
+    try:
         table = cast("dict[str, Any]", yaml.SafeLoader("").construct_document(node))
-        try:
-            config.parse(table, str(self.path))
-        except BacktalkError as error:
-            raise self.refusal(node, error.why, error.fix) from None
-        return table
+    except (yaml.YAMLError, ValueError) as error:
+        raise nodes.refusal(node, getattr(error, "problem", None) or str(error), "write texts and numbers") from None
+    try:
+        config.parse(table, str(nodes.path))
+    except BacktalkError as error:
+        raise nodes.refusal(node, error.why, error.fix) from None
+    return table
 
-    def line(self, node: yaml.Node, before: list[Line]) -> Line:
-        fields = self.table(node, ("say", "audio", "noise", "at", "after", "hears", "seconds"))
-        sound = self.one_of(node, fields, ("say", "audio", "noise"))
-        when = self.one_of(node, fields, ("at", "after"))
-        cue = At(self.seconds(fields["at"])) if when == "at" else self.cue(fields["after"], before)
-        return Line(
-            cue=cue,
-            source=f"line {_line(node)}",
-            say=self.text(fields["say"]) if sound == "say" else None,
-            audio=self.file(fields["audio"]) if sound == "audio" else None,
-            noise=self.noise(fields["noise"]) if sound == "noise" else None,
-            hears=self.text(fields["hears"], empty=True) if "hears" in fields else None,
-            seconds=self.seconds(fields["seconds"], least=0.05) if "seconds" in fields else None,
-        )
 
-    def cue(self, node: yaml.Node, before: list[Line]) -> Cue:
-        fields = self.table(node, ("reply", "turn", "heard_words", "end"))
-        spoken = sum(line.is_speech for line in before)
-        if self.one_of(node, fields, ("reply", "turn")) == "turn":
-            turn = self.count(fields["turn"])
-            if "heard_words" in fields or "end" not in fields:
-                raise self.refusal(node, "a cue after a turn needs its `end`, and nothing else", "{turn: 1, end: 0.5}")
-            if turn > spoken:
-                raise self.refusal(
-                    fields["turn"], f"{spoken} lines of speech stand before this one", "count them from 1"
-                )
-            return AfterTurn(turn, self.seconds(fields["end"]))
-        reply = self.count(fields["reply"])
-        if reply > spoken:
-            raise self.refusal(fields["reply"], f"{spoken} lines of speech before it bring no more replies", "lower it")
-        if self.one_of(node, fields, ("heard_words", "end")) == "heard_words":
-            return AfterHeard(reply, self.count(fields["heard_words"], least=0))
-        return AfterReply(reply, self.seconds(fields["end"]))
+_DOES = ("say", "audio", "noise", "key", "type", "mode", "take_up", "fault")
 
-    def noise(self, node: yaml.Node) -> Noise:
-        fields = self.table(node, ("kind", "db", "seconds"))
-        for name in ("kind", "db", "seconds"):
-            if name not in fields:
-                raise self.refusal(node, f"`{name}` is missing", "{kind: cough, db: -30, seconds: 0.8}")
-        kind = cast(NoiseKind, self.choice(fields["kind"], NOISE_KINDS))
-        return Noise(kind, self.number(fields["db"], -90, 0), self.seconds(fields["seconds"], least=0.02))
 
-    def file(self, node: yaml.Node) -> Path:
-        path = self.path.parent / self.text(node)
-        if not path.is_file():
-            near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.glob("*")], n=1)
-            raise self.refusal(
-                node, f"there is no file {path}", f"did you mean {near[0]}?" if near else "check its path"
-            )
-        return path
+def _line(nodes: Nodes, node: yaml.Node, before: Sequence[Line]) -> Line:
+    fields = nodes.table(node, (*_DOES, "at", "after", "hears", "echo", "seconds", "smart_turn"))
+    what = nodes.one_of(node, fields, _DOES)
+    when = nodes.one_of(node, fields, ("at", "after"))
+    bounds = _before(before)
+    return Line(
+        cue=At(nodes.seconds(fields["at"])) if when == "at" else cues.after(nodes, fields["after"], bounds),
+        source=f"line {line_of(node)}",
+        say=nodes.text(fields["say"]) if what == "say" else None,
+        audio=nodes.file(fields["audio"]) if what == "audio" else None,
+        noise=_noise(nodes, fields["noise"]) if what == "noise" else None,
+        hears=nodes.text(fields["hears"], empty=True) if "hears" in fields else None,
+        echo=nodes.flag(fields["echo"]) if "echo" in fields else False,
+        seconds=nodes.seconds(fields["seconds"], least=0.05) if "seconds" in fields else None,
+        smart_turn=nodes.share(fields["smart_turn"]) if "smart_turn" in fields else None,
+        ask=_ask(nodes, what, fields[what]),
+        take_up=nodes.count(fields["take_up"]) if what == "take_up" else None,
+        fault=_fault(nodes, fields["fault"]) if what == "fault" else None,
+    )
 
-    def expectation(self, node: yaml.Node) -> Expectation:
-        names = {*_SUBJECTS, "clock", *(name for checks in _CHECKS.values() for name in checks)}
-        fields = self.table(node, sorted(names))
-        named = [name for name in _SUBJECTS if name in fields]
-        if len(named) > 1:
-            raise self.refusal(node, f"it speaks of a {' and a '.join(named)}", "make two of it")
-        subject: Subject = cast(Subject, named[0]) if named else "dialogue"
-        number = self.count(fields.pop(named[0])) if named else 1
-        clock = (
-            cast(Literal["wall", "virtual"], self.choice(fields.pop("clock"), ("wall", "virtual")))
-            if "clock" in fields
-            else None
-        )
-        known = _CHECKS[subject]
-        for name in fields:
-            if name not in known:
-                raise self.refusal(
-                    fields[name], f"`{name}` says nothing of a {subject}", f"of a {subject}: {', '.join(known)}"
-                )
-        if not fields:
-            raise self.refusal(node, "it expects nothing", f"add one of: {', '.join(known)}")
-        return Expectation(subject, number, {name: known[name](self, value) for name, value in fields.items()}, clock)
 
-    # ---- kinds of nodes ----
+def _before(lines: Sequence[Line]) -> Before:
+    return Before(sum(line.is_speech for line in lines), sum(line.brings_reply for line in lines))
 
-    def refusal(self, node: yaml.Node, why: str, fix: str) -> ScriptError:
-        return ScriptError(f"{self.path}, line {_line(node)}: the script can't be used", why, fix)
 
-    def table(self, node: yaml.Node, known: Collection[str]) -> dict[str, yaml.Node]:
-        if not isinstance(node, yaml.MappingNode):
-            raise self.refusal(node, "here should stand keys with values", f"keys are: {', '.join(known)}")
-        fields: dict[str, yaml.Node] = {}
-        for key, value in cast("list[tuple[yaml.Node, yaml.Node]]", node.value):
-            name = str(key.value)
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean `{near[0]}`?" if near else f"keys are: {', '.join(known)}"
-                raise self.refusal(key, f"unknown key `{name}`", hint)
-            if name in fields:
-                raise self.refusal(key, f"`{name}` stands here twice", "remove one")
-            fields[name] = value
-        return fields
-
-    def one_of(self, node: yaml.Node, fields: Mapping[str, yaml.Node], names: tuple[str, ...]) -> str:
-        found = [name for name in names if name in fields]
-        if len(found) != 1:
-            got = " and ".join(f"`{name}`" for name in found) or "none"
-            raise self.refusal(node, f"exactly one of {', '.join(names)} is needed, got {got}", "write one of them")
-        return found[0]
-
-    def items(self, node: yaml.Node, most: int) -> list[yaml.Node]:
-        if not isinstance(node, yaml.SequenceNode):
-            raise self.refusal(node, "here should stand a list", "begin each item with a dash")
-        if len(node.value) > most:
-            raise self.refusal(node, f"{len(node.value)} items, the limit is {most}", "split the script")
-        return cast("list[yaml.Node]", node.value)
-
-    def text(self, node: yaml.Node, *, empty: bool = False) -> str:
-        if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str":
-            raise self.refusal(node, "here should stand text", "put it in quotes")
-        if not node.value.strip() and not empty:
-            raise self.refusal(node, "the text is empty", "write something, or remove it")
-        return str(node.value)
-
-    def texts(self, node: yaml.Node) -> list[str]:
-        return [self.text(item) for item in self.items(node, _MAX_LINES)]
-
-    def number(self, node: yaml.Node, least: float, most: float) -> float:
-        value = self._scalar(node)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise self.refusal(node, f"{node.value!r} is no number from {least:g} to {most:g}", "change it")
-        return float(value)
-
-    def seconds(self, node: yaml.Node, least: float = 0.0) -> float:
-        return self.number(node, least, _MAX_SECONDS)
-
-    def count(self, node: yaml.Node, least: int = 1) -> int:
-        value = self._scalar(node)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 63:
-            raise self.refusal(node, f"{node.value!r} is no whole number from {least} on", "change it")
-        return value
-
-    def flag(self, node: yaml.Node) -> bool:
-        value = self._scalar(node)
-        if not isinstance(value, bool):
-            raise self.refusal(node, f"{node.value!r} is neither true nor false", "write one of them")
-        return value
-
-    def choice(self, node: yaml.Node, names: Collection[str]) -> str:
-        value = self.text(node)
-        if value not in names:
-            near = difflib.get_close_matches(value, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"one of: {', '.join(names)}"
-            raise self.refusal(node, f"unknown value {value!r}", hint)
-        return value
-
-    def span(self, node: yaml.Node) -> tuple[int, int]:
-        ends = [self.count(item, least=0) for item in self.items(node, 2)]
-        if len(ends) != 2 or ends[0] > ends[1]:
-            raise self.refusal(node, "here should stand a least and a most", "for example: [3, 9]")
-        return ends[0], ends[1]
-
-    def _scalar(self, node: yaml.Node) -> object:
-        if not isinstance(node, yaml.ScalarNode):
-            raise self.refusal(node, "here should stand one value", "change it")
-        try:
-            return yaml.SafeLoader("").construct_object(node)
-        except (yaml.YAMLError, ValueError):
+def _ask(nodes: Nodes, what: str, node: yaml.Node) -> Event | None:
+    match what:
+        case "key":
+            return KEYS[nodes.choice(node, KEYS)]
+        case "type":
+            return commands.TextTyped(text=nodes.text(node))
+        case "mode":
+            return commands.ModeChosen(mode=cast(Mode, nodes.choice(node, get_args(Mode))))
+        case _:
             return None
 
 
-def _milliseconds(reader: _Reader, node: yaml.Node) -> float:
-    return reader.number(node, 0, 1e6)
+def _noise(nodes: Nodes, node: yaml.Node) -> Noise:
+    fields = nodes.all_of(node, ("kind", "db", "seconds"), "{kind: cough, db: -30, seconds: 0.8}")
+    kind = cast(NoiseKind, nodes.choice(fields["kind"], NOISE_KINDS))
+    return Noise(kind, nodes.number(fields["db"], -90, 0), nodes.seconds(fields["seconds"], least=0.02))
 
 
-def _share(reader: _Reader, node: yaml.Node) -> float:
-    return reader.number(node, 0, 1)
-
-
-def _whole(reader: _Reader, node: yaml.Node) -> int:
-    return reader.count(node, least=0)
-
-
-_SUBJECTS = ("turn", "reply", "overlap")
-_CHECKS: dict[Subject, dict[str, Check]] = {
-    "turn": {
-        "user_contains": _Reader.texts,
-        "user_is": _Reader.text,
-        "word_error_max": _share,
-        "voice_to_voice_ms_max": _milliseconds,
-        "interrupted": _Reader.flag,
-        "reply_contains": _Reader.texts,
-        "heard_is": _Reader.text,
-    },
-    "reply": {
-        "interrupted": _Reader.flag,
-        "stop_ms_max": _milliseconds,
-        "heard_words": _Reader.span,
-        "verdict": lambda reader, node: reader.choice(node, VERDICTS),
-        "reply_contains": _Reader.texts,
-    },
-    "overlap": {
-        "verdict": lambda reader, node: reader.choice(node, VERDICTS),
-        "resumed": _Reader.flag,
-    },
-    "dialogue": {"replies": _whole, "turns": _whole, "overlaps": _whole, "dropped_frames": _whole, "xruns": _whole},
-}
-
-
-def _line(node: yaml.Node) -> int:
-    return node.start_mark.line + 1
+def _fault(nodes: Nodes, node: yaml.Node) -> Fault:
+    fields = nodes.all_of(node, ("kind", "seconds"), "{kind: device, seconds: 1.5}")
+    kind = cast(FaultKind, nodes.choice(fields["kind"], get_args(FaultKind)))
+    return Fault(kind, nodes.seconds(fields["seconds"], least=0.02))

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import soxr
 
-from app.ports import Samples, Voice
+from app.errors import ScriptError
 from app.replay.script import Line, Noise
+from app.sound_ports import Samples, Voice
 from audio.frame import MIC_HZ, SPEAKER_HZ
 from audio.wav import read_wav
 
@@ -40,10 +41,19 @@ def render(lines: Iterable[Line], voice: Voice, seed: int) -> dict[Line, Rendere
 
     Raises:
         AudioError: A recording can't be read.
+        ScriptError: A line asks for what only scripted parts can do.
     """
     random = np.random.default_rng(seed)
     rendered: dict[Line, Rendered] = {}
     for line in lines:
+        if line.fault:
+            raise ScriptError(
+                f"{line.source} of the script can't be performed here",
+                "no sound card breaks on demand",
+                "use --clock virtual",
+            )
+        if not line.is_sound:
+            continue
         if line.noise:
             samples = noise(line.noise, random)
         elif line.audio:
@@ -92,6 +102,8 @@ def _talker(time_s: np.ndarray, random: np.random.Generator) -> np.ndarray:
     pitch_hz = random.uniform(90, 220)
     harmonics = np.arange(1, int(3000 / pitch_hz))
     phases = random.uniform(0, 2 * np.pi, harmonics.size)
-    tone = (np.sin(2 * np.pi * pitch_hz * np.outer(time_s, harmonics) + phases) / harmonics).sum(axis=1)
+    tone = np.zeros(time_s.size)
+    for harmonic, phase in zip(harmonics, phases, strict=True):  # one by one: an hour of all would need 15 GB
+        tone += np.sin(2 * np.pi * pitch_hz * harmonic * time_s + phase) / harmonic
     rhythm = 0.5 + 0.5 * np.sin(2 * np.pi * random.uniform(3, 5) * time_s + random.uniform(0, 2 * np.pi))
     return tone * rhythm

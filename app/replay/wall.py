@@ -1,20 +1,40 @@
-"""The parts for the wall clock: the real models on a simulated sound card, and the user's lines as real sound."""
+"""The real models on a simulated sound card, and the user's lines as real sound: on the wall clock, or on one that
+stands still while they compute. The way of the sound is that of a live conversation.
+"""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 from app import models, wiring
 from app.clock import WallClock
 from app.config import Config
-from app.ports import Parts, Voice
-from app.replay.card import SimulatedCard
+from app.ports import Parts
+from app.replay.card import StoppedCard, WallCard
 from app.replay.director import UserSound
 from app.replay.recording import Recording
+from app.replay.room import Box, Echo
 from app.replay.script import Line, Script
+from app.replay.stopped import Compute
 from app.replay.user import Rendered, render
-from audio.frame import MIC_HZ
+from app.replay.virtual import VirtualClock
+from app.sound_ports import Voice
+from audio.frame import FRAME_SAMPLES, MIC_HZ
 from audio.playout import Playout
+
+
+class Way(NamedTuple):
+    """How a dialogue is performed with the real models."""
+
+    clock: Literal["wall", "stopped"] = "wall"
+    compute: Compute = "free"
+    """On the stopped clock: what computing costs."""
+    room: Box | None = None
+    """Around microphone and loudspeaker; None: no sound goes from one to the other."""
+    echo_db: float | None = None
+    """Instead of the room's."""
 
 
 class Models:
@@ -26,10 +46,11 @@ class Models:
         self._wanted: object = None
         self._voices: dict[str, Voice] = {}
 
-    def prepare(self, script: Script, config: Config) -> tuple[wiring.Loaded, dict[Line, Rendered]]:
+    def prepare(self, script: Script, config: Config, way: Way) -> tuple[wiring.Loaded, dict[Line, Rendered]]:
         """The models of a configuration, and the user's lines as sound.
 
-        The agent's own voice speaks the lines unless the script names another; it does so while the rest is loaded.
+        The agent's own voice speaks the lines unless the script names another; it does so while the rest is loaded. On
+        the stopped clock each dialogue has voices of its own: what one says would depend on all that it said before.
 
         Raises:
             BacktalkError, EngineError, AudioError: A model or a recording can't be had or used.
@@ -39,30 +60,41 @@ class Models:
         def speak(voice: Voice) -> None:
             lines.update(render(script.lines, voice, config.seed))
 
-        name = script.voice or config.models.voice
+        own = config.models.voice
+        name = script.voice or own
         wanted = (config.models, config.llm)
         if self.loaded is None or wanted != self._wanted:
-            own = name == config.models.voice
-            self.loaded, self._wanted = wiring.load(config, _tell, speak if own else None), wanted
-            self._voices[config.models.voice] = self.loaded.voice
+            self.loaded, self._wanted = wiring.load(config, _tell, speak if name == own else None), wanted
+            self._voices = {own: self.loaded.voice}
+        elif way.clock == "stopped":
+            self._voices = {own: _voice(own, config)}
+            self.loaded = replace(self.loaded, voice=self._voices[own])
         if not lines:
             if name not in self._voices:
-                self._voices[name] = wiring.load_voice(models.resolve(name, "voice", offline=config.offline))
+                self._voices[name] = _voice(name, config)
             speak(self._voices[name])
         return self.loaded, lines
 
 
-class Room:
+class LiveStage:
     """One dialogue's clock, sound card and parts. A context, as the card is."""
 
-    def __init__(self, loaded: wiring.Loaded, lines: dict[Line, Rendered], config: Config, recording: Recording | None):
-        clock = WallClock()
+    def __init__(
+        self,
+        loaded: wiring.Loaded,
+        lines: dict[Line, Rendered],
+        config: Config,
+        way: Way,
+        recording: Recording | None,
+    ) -> None:
+        clock, kind = (WallClock(), WallCard) if way.clock == "wall" else (VirtualClock(), StoppedCard)
         playout = Playout(duck_db=config.audio.duck_db)
+        echo = Echo(way.room, FRAME_SAMPLES, way.echo_db) if way.room else None
         self._lines = lines
-        self._card = SimulatedCard(playout, clock, seed=config.seed, recording=recording)
+        self._card = kind(playout, clock, seed=config.seed, recording=recording, echo=echo)
         self.parts: Parts = wiring.live_parts(loaded, config, clock, self._card, playout)
 
-    def __enter__(self) -> Room:
+    def __enter__(self) -> LiveStage:
         self._card.__enter__()
         return self
 
@@ -74,6 +106,10 @@ class Room:
         sound = self._lines[line]
         at_s = self._card.play(sound.samples)
         return UserSound(line, round(at_s + sound.first / MIC_HZ, 6), round(at_s + sound.last / MIC_HZ, 6))
+
+
+def _voice(name: str, config: Config) -> Voice:
+    return wiring.load_voice(models.resolve(name, "voice", offline=config.offline))
 
 
 def _tell(text: str) -> None:

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 SCRIPT = Path(__file__).parents[1] / "dialogues" / "eight_turns.yaml"
-SAID = ["morning", "moon", "one sentence", "thank you", "capital of france", "sky", "enough", "goodbye"]
+SAID = ["morning", "moon", "one sentence", "thank you", "capital of france", "sky", "stars", "goodbye"]
 """What the recogniser must have understood of each turn."""
 LOADED_S = 60.0
 """Until the session must be open; on a machine with nothing else to do it takes 4 s."""
@@ -99,7 +99,9 @@ def assert_it_left_nothing_but_its_journal(program: Program, server: SoundServer
     kept = [line for line, event in zip(program.lines, program.events, strict=True) if not is_for_eyes(event)]
     assert journal.read_bytes() == b"".join(kept)
     assert stat.S_IMODE(journal.stat().st_mode) == 0o600
-    assert program.events[-1] == ev.SessionClosed(t_s=program.events[-1].t_s, reason="ended")
+    closed = program.events[-1]
+    assert isinstance(closed, ev.SessionClosed)
+    assert closed.reason == "ended"
     # PortAudio says "Expression ... failed" when its server dies, from its own thread; nothing of ours may be said.
     told = [line for line in program.errors if not line.startswith("Expression '")]
     assert [line.split()[:2] for line in told] == [["backtalk:", "loading"]]

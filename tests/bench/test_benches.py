@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from app import cli, config
+from app.bench import barge_in, manners
 from app.bench.report import row, times_us
+from app.config import Config
 from tests.engine import tiny
 
 CAPSULE = {
@@ -58,5 +60,34 @@ def test_the_lengths_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture
     # The model has no room for the third.
     assert {found["params"]["tokens"] for found in report["rows"]} == {32, 100}
     assert cli.main(["bench", "decode", *chosen]) == 2
-    assert "only capsule measures chosen lengths" in capsys.readouterr().err
+    assert "only capsule does" in capsys.readouterr().err
     assert cli.main(["bench", "capsule", "--lengths", "256,many"]) == 2
+
+
+MANNERS = """
+persona = "You are a teacher who explains everything at great length, in many long sentences of plain speech."
+max_reply_tokens = 32
+[[dialogues]]
+title = "Of each kind one"
+acts = [
+    {do = "ask", say = "Tell me about the history of Rome."},
+    {do = "backchannel", say = "I see.", words = 6},
+    {do = "stop", say = "Please be quiet.", words = 12},
+    {do = "go_on", say = "Keep going."},
+    {do = "interrupt", say = "No, tell me about Greece instead.", words = 4},
+]
+"""
+
+
+@pytest.mark.models
+@pytest.mark.usefixtures("model_cache", "asr_path", "voice_path")
+def test_manners_of_the_real_models_on_a_clock_that_stands_still(tmp_path: Path) -> None:
+    assert barge_in.perform(manners.parse(MANNERS), Config(), tmp_path / "r.json", "stopped", "laptop") == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    rates = ("yield_rate", "backchannel_continue_rate", "go_on_rate", "heard_within_one_word")
+    counts = {"interruptions": 2, "backchannels": 1, "go_ons": 1, "readings": 2, "self_interruptions": 0}
+    assert report["scores"] == dict.fromkeys(rates, 1.0) | counts
+    medians = {row["name"]: row["p50"] for row in report["rows"]}
+    # Models that take no time leave what the voice activity and the timers take.
+    assert 64 < medians["onset_to_duck"] < medians["onset_to_hold"] < medians["onset_to_silence"] < 400
+    assert medians["heard_not_in_state"] == medians["in_state_not_heard"] == 0

@@ -27,7 +27,8 @@ def sample(kind: Any, name: str) -> Any:
     if origin in (Union, UnionType):
         return sample(get_args(kind)[0], name)
     if origin is dict:
-        return {"kind": "name"}
+        kind_of_value = get_args(kind)[1]
+        return {"kind": "name" if kind_of_value is Any else sample(kind_of_value, name)}
     if kind in (int, float, str, bool):
         return {int: 7, float: 1.25, str: f"{name} «\x1b\n»", bool: True}[kind]
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):

@@ -238,7 +238,7 @@ def test_keys_are_not_echoed_while_talking_and_are_afterwards(monkeypatch: pytes
     with os.fdopen(terminal) as keyboard, os.fdopen(controller, "wb", buffering=0):
         monkeypatch.setattr(sys, "stdin", keyboard)
         before = termios.tcgetattr(keyboard)
-        with contextlib.suppress(KeyboardInterrupt), live._quiet_keys():
+        with contextlib.suppress(KeyboardInterrupt), live._single_keys():
             assert not termios.tcgetattr(keyboard)[3] & termios.ECHO
             raise KeyboardInterrupt
         assert termios.tcgetattr(keyboard) == before

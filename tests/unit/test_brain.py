@@ -2,106 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
-from app.brain import LaneBrain, ends_sentence
+from app.brain import ends_sentence
 from app.config import Llm
 from app.personas import BUILT_IN, choose
 from app.ports import BoundaryMark
-from engine import live
 from engine.chat import Example
 from engine.errors import ContextFull
 from engine.session import Engine
-
-Result = TypeVar("Result")
-CONFIG = Llm(context_tokens=640, max_reply_tokens=48)
-
-
-class Ticks:
-    """A clock that goes one second further each time it is read."""
-
-    def __init__(self) -> None:
-        self.at_s = 0.0
-
-    def now_s(self) -> float:
-        self.at_s += 1.0
-        return self.at_s
-
-    async def sleep_until(self, at_s: float) -> None:
-        self.at_s = max(self.at_s, at_s)
-
-
-class Bench:
-    """A brain with its lane in view, and a way to say what the model shall decode."""
-
-    def __init__(self, engine: Engine, config: Llm = CONFIG, seed: int = 0) -> None:
-        self.engine = engine
-        self.lane = engine.lane()
-        self.brain = LaneBrain(_OneLane(engine, self.lane), config, clock=Ticks(), seed=seed)
-
-    def text(self) -> str:
-        return self.engine.tokenizer.decode(self.lane.journal)
-
-    def force(self, ids: Sequence[int]) -> None:
-        """Let the reply from here on be these tokens, fed one by one as sampled ones are."""
-
-        begin = self.lane.position
-
-        async def generate(sampling: Any, max_tokens: int, stop_ids: Collection[int]) -> AsyncGenerator[int, None]:
-            for id in ids[self.lane.position - begin :][:max_tokens]:
-                if id in stop_ids:
-                    return
-                yield id
-                await self.lane.append([id])
-
-        self.lane.generate = generate
-
-    def force_text(self, text: str) -> None:
-        self.force([*self.engine.tokenizer.encode(text), *self.engine.tokenizer.eos_ids])
-
-    async def hear(self, pieces: int = 1000) -> list[str]:
-        """Decode a reply up to and including its n-th piece, and stop there."""
-        heard: list[str] = []
-        async with aclosing(self.brain.reply(1)) as stream:
-            async for piece in stream:
-                heard.append(piece)
-                if len(heard) == pieces:
-                    break
-        return heard
-
-    async def exchange(self, user: str, reply: str) -> BoundaryMark:
-        await self.brain.read_user(user)
-        self.force_text(reply)
-        await self.hear()
-        return await self.brain.close_reply()
-
-
-class _OneLane:
-    """Hands the brain the lane that the test looks at."""
-
-    def __init__(self, engine: Engine, lane: Any) -> None:
-        self.tokenizer, self.chat, self.store = engine.tokenizer, engine.chat, engine.store
-        self.lane = lambda: lane
-
-
-def rendered(bench: Bench, turns: Sequence[Example], question: str | None = None) -> str:
-    """The whole conversation by the template itself."""
-    messages = [{"role": "system", "content": BUILT_IN.system}]
-    for turn in (*BUILT_IN.examples, *turns):
-        messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]
-    if question is not None:
-        messages.append({"role": "user", "content": question})
-    return bench.engine.chat.template.render(messages, add_generation_prompt=question is not None)
-
-
-def run(job: Coroutine[Any, Any, Result]) -> Result:
-    return asyncio.run(job)
+from tests.unit.brains import CONFIG, Bench, rendered, run
 
 
 @pytest.fixture(scope="module")
@@ -202,33 +115,6 @@ def test_an_abandoned_turn_leaves_no_trace(engine: Engine) -> None:
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("left", ["marks", "capsules", "capsules that fail", "text"])
-def test_there_is_always_a_way_back(engine: Engine, left: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("the memory is gone")
-
-    async def talk() -> None:
-        bench = Bench(engine)
-        await bench.brain.open()
-        settled = await bench.exchange("Hello.", "Hi! How can I help?")
-        text, digest = bench.text(), bench.lane.digest()
-        await bench.exchange("Which planet is red?", "Mars is red.")
-        if left != "marks":
-            # A restore writes over everything that marks lean on.
-            bench.lane.restore(bench.lane.snapshot())
-        if left == "text":
-            for name in engine.store.names:
-                engine.store.drop(name)
-        if left == "capsules that fail":
-            monkeypatch.setattr(live, "copy_bytes", fail)
-        report = await bench.brain.roll_back(settled.handle, "", cut=False)
-        assert report.refed_tokens == (0 if left in ("marks", "capsules") else settled.position)
-        assert (bench.text(), bench.lane.digest()) == (text, digest)
-
-    run(talk())
-
-
-@pytest.mark.models
 def test_a_persona_is_read_once(engine: Engine) -> None:
     """And is the same as if it were read again: a second conversation begins with the first one's capsule of it."""
 
@@ -245,58 +131,6 @@ def test_a_persona_is_read_once(engine: Engine) -> None:
         fresh = engine.lane()
         await fresh.append(second.lane.journal)
         assert (second.text(), second.lane.digest()) == (rendered(second, []), fresh.digest())
-
-    run(talk())
-
-
-def test_a_hybrid_goes_back_further_than_its_rings_reach() -> None:
-    """Beyond them a mark is refused, and the capsule of the same turn serves: nothing is read again."""
-    engine = Engine.load("random:qwen3.5-0.8b,layers=4,vocabulary=2000", context_tokens=1024)
-
-    async def talk() -> None:
-        bench = Bench(engine)
-        taken = [(await bench.brain.open(), bench.lane.digest())]
-        for _ in range(3):
-            await bench.brain.read_user("And then? " * 10)
-            await bench.hear(pieces=5)
-            taken.append((await bench.brain.close_reply(), bench.lane.digest()))
-        for mark, digest in reversed(taken[:-1]):
-            report = await bench.brain.roll_back(mark.handle, "", cut=False)
-            assert (report.refed_tokens, bench.lane.digest()) == (0, digest)
-
-    run(talk())
-    assert engine.counters.rollbacks
-    assert engine.counters.restores
-    engine.close()
-
-
-@pytest.mark.models
-def test_a_turn_taken_back_leaves_no_capsule(engine: Engine) -> None:
-    async def talk() -> None:
-        bench = Bench(engine)
-        opened = await bench.brain.open()
-        asked = await bench.brain.read_user("Er")
-        assert engine.store.names == [f"boundary-{asked.handle}", "persona"]
-        await bench.brain.roll_back(opened.handle, "", cut=False)
-        bench.brain.forget([asked.handle])
-        assert engine.store.names == ["persona"]
-        settled = await bench.exchange("Hello.", "Hi!")
-        assert 0 < settled.capsule_bytes < opened.capsule_bytes
-
-    run(talk())
-
-
-@pytest.mark.models
-def test_a_full_pool_costs_no_turn(llm_path: Path) -> None:
-    async def talk() -> None:
-        bench = Bench(Engine.load(llm_path, context_tokens=CONFIG.context_tokens, capsule_bytes=0))
-        opened = await bench.brain.open()
-        settled = await bench.exchange("Hello.", "Hi!")
-        assert opened.capsule_bytes == settled.capsule_bytes == 0
-        digest = bench.lane.digest()
-        await bench.exchange("Bye.", "Bye!")
-        await bench.brain.roll_back(settled.handle, "", cut=False)
-        assert bench.lane.digest() == digest
 
     run(talk())
 

@@ -86,6 +86,11 @@ def test_every_entry_tells_its_licence_and_what_it_asks() -> None:
     assert all(entry.licence and entry.asks and entry.title for entry in Catalogue.load().model)
 
 
+def test_only_a_language_model_that_is_known_to_parrot_notes_is_spared_them() -> None:
+    catalogue = Catalogue.load()
+    assert [entry.name for entry in catalogue.model if entry.parrots_notes] == [Config().models.llm]
+
+
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ModelError) as caught:
         Catalogue.load().entry("Whisper-tiny-en")

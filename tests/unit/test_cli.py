@@ -89,17 +89,18 @@ def test_an_option_wins_over_the_file_and_the_file_over_the_default(
     shown = tomllib.loads(out)
     assert status == 0
     assert shown["seed"] == 5
-    assert shown["models"] == {"llm": "of the file", "asr": "typed", "voice": "en_US-joe-medium"}
+    untouched = tomllib.loads(config.as_toml(config.Config()))["models"]
+    assert shown["models"] == {**untouched, "llm": "of the file", "asr": "typed"}
 
 
 def test_config_path_and_check(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run(capsys, "config", "path")[1].strip() == str(config.default_path())
     file = tmp_path / "c.toml"
-    file.write_text("[turns]\nend_silence = 3\n")
+    file.write_text("[turns]\nhold_after = 3\n")
     status, _, err = run(capsys, "config", "check", str(file))
     assert status == 2
-    assert "did you mean `end_silence_ms`?" in err
-    file.write_text("[turns]\nend_silence_ms = 350\n")
+    assert "did you mean `hold_after_ms`?" in err
+    file.write_text("[turns]\nhold_after_ms = 350\n")
     assert run(capsys, "config", "check", str(file)) == (0, f"{file}: good\n", "")
 
 

@@ -31,7 +31,7 @@ def test_a_file_the_user_named_must_exist(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("[turns]\nend_silence = 1\n", "did you mean `end_silence_ms`"),
+        ("[turns]\nhold_after = 1\n", "did you mean `hold_after_ms`"),
         ("[turn]\n", "did you mean `turns`"),
         ('[llm]\nthreads = "two"\n', "Expected `int`"),
         ("[llm\n", "can't be read"),

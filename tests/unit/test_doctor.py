@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,12 @@ def test_a_bad_finding_is_status_2_and_is_told_on_stderr(capsys: pytest.CaptureF
     assert doctor.main(Config(models=Models(voice="nobody")), out, as_json=True) == 2
     assert "model (voice)" in capsys.readouterr().err
     assert any(finding["state"] == "bad" for finding in json.loads(out.getvalue()))
+
+
+def test_a_package_that_is_missing_is_told_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    found = by_subject(doctor.examine(Config()))["sound library"]
+    assert (found.state, found.fix) == ("warning", "try: pip install sounddevice")
 
 
 @pytest.mark.models

@@ -63,11 +63,51 @@ def test_the_true_end_of_speech_moves_the_first_span_only() -> None:
 
 
 def test_of_a_reopened_turn_the_last_commit_counts() -> None:
-    latency = fed(committed(2.3), *reply(1, 2.3), committed(4.0, branch=2, end_s=3.5))
+    reopened = ev.TurnReopened(t_s=2.9, turn=1, branch=1, reason="")
+    latency = fed(committed(2.3), *reply(1, 2.3), reopened, committed(4.0, branch=2, end_s=3.5))
     assert latency.turn_spans(1) is None
     assert latency.turns() == []
     latency.feed(ev.PlayoutStarted(t_s=4.5, branch=2, at_s=4.5))
     assert latency.voice_to_voice_ms(1) == 1000
+
+
+def test_another_answer_is_counted_from_when_it_was_asked_for() -> None:
+    latency = fed(committed(2.3), *reply(1, 2.3), committed(9.0, branch=2), *reply(2, 9.0))
+    spans = latency.turn_spans(1, speech_end_s=1.9)
+    assert spans == {"endpoint": 0, "asr": 0, "append": 10, "first_token": 20, "clause": 30, "tts": 40, "device": 50}
+    assert latency.voice_to_voice_ms(1, speech_end_s=1.9) == 150
+
+
+def test_another_session_begins_anew() -> None:
+    first, second = [committed(2.3), *reply(1, 2.3)], [committed(2.6), *reply(1, 2.6)]
+    opened = ev.SessionOpened(clock="stopped", seed=0, models={}, settings={})
+    latency = fed(opened, *first, opened)
+    assert latency.turns() == []
+    for event in second:
+        latency.feed(event)
+    assert latency.turn_spans(1) == fed(*second).turn_spans(1)
+
+
+def test_a_turn_after_an_undo_is_a_new_one() -> None:
+    moved = ev.Moved(t_s=3.0, boundary=0, name="A0", turn=0, left=2, rollback_us=1)
+    latency = fed(committed(2.3), *reply(1, 2.3), moved, committed(9.0, branch=2, end_s=8.7), *reply(2, 9.0))
+    assert latency.voice_to_voice_ms(1) == 450
+
+
+def test_a_turn_without_words_of_the_user_has_no_latency() -> None:
+    moved = ev.Moved(t_s=3.0, boundary=0, name="A0", turn=0, left=2, rollback_us=1)
+    checked_in = ev.CheckedIn(t_s=9.0, turn=1, branch=2, text="Hello?", reason="")
+    latency = fed(committed(2.3), *reply(1, 2.3), moved, checked_in, *reply(2, 9.0))
+    assert latency.turn_spans(1) is None
+    assert latency.turns() == []
+
+
+def test_a_transcript_that_the_model_had_to_weigh_is_on_the_path_with_it() -> None:
+    final = ev.FinalTranscribed(t_s=2.2, utterance=1, request=1, text="hello", took_ms=80)
+    read = ev.UserTextRead(t_s=2.5, utterance=1, request=1, tokens=3, end_logprob=-0.1, took_ms=300)
+    spans = fed(final, read, committed(2.501), *reply(1, 2.501)).turn_spans(1)
+    assert spans is not None
+    assert (spans["endpoint"], spans["asr"]) == (120, 381)
 
 
 def test_only_the_newest_commits_are_kept_where_that_is_asked() -> None:

@@ -1,4 +1,4 @@
-"""The live mouth on a real playout and a simulated loudspeaker, in virtual time; its ledger by properties."""
+"""The live mouth on a real playout and a simulated loudspeaker, in virtual time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.events import Event, OutputHeld, OutputResumed, PlayoutFinished, PlayoutStarted, WordHeard
-from app.speaking import LiveMouth, Word, resume_point, words_heard
+from app.speaking import LiveMouth
 from audio.playout import Playout
 
 HZ = 48_000
@@ -44,7 +42,29 @@ class Voice:
         self.said.append(text)
         words = text.split()
         spans = [Span(word, at * 19_200, at * 19_200 + 14_400) for at, word in enumerate(words)]
-        return Clip(np.full(len(words) * 19_200, 0.25, np.float32), spans)
+        return Clip(self.sound(len(words) * 19_200), spans)
+
+    def sound(self, samples: int) -> NDArray[np.float32]:
+        return np.full(samples, 0.25, np.float32)
+
+
+class NoisyVoice(Voice):
+    """No two samples that it makes are alike; between its words there may be no gap."""
+
+    def __init__(self, *, gaps: bool) -> None:
+        super().__init__()
+        self.gaps = gaps
+        self.clips: list[Clip] = []
+
+    def synthesise(self, text: str) -> Clip:
+        clip = super().synthesise(text)
+        if not self.gaps:
+            clip = Clip(clip.samples, [Span(word, start, start + 19_200) for word, start, _ in clip.words])
+        self.clips.append(clip)
+        return clip
+
+    def sound(self, samples: int) -> NDArray[np.float32]:
+        return np.random.default_rng(len(self.said)).uniform(0.1, 0.5, samples).astype(np.float32)
 
 
 class Stage:
@@ -91,8 +111,10 @@ class Stage:
         return [event.text for event in self.told if isinstance(event, WordHeard)]
 
 
-def on_stage(act: Callable[[LiveMouth, Stage, Voice], Awaitable[None]], seconds: float = 20.0) -> Stage:
-    stage, voice = Stage(Playout(seconds=seconds)), Voice()
+def on_stage(
+    act: Callable[[LiveMouth, Stage, Voice], Awaitable[None]], seconds: float = 20.0, voice: Voice | None = None
+) -> Stage:
+    stage, voice = Stage(Playout(seconds=seconds)), voice or Voice()
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as worker:
@@ -124,7 +146,9 @@ def test_each_word_is_told_once_when_most_of_it_was_heard_and_the_end_is_told() 
         assert isinstance(event, WordHeard)
         assert event.words == number + 1
         assert event.at_s == pytest.approx(DELAY_S + (number * 19_200 + 0.6 * 14_400 - 1) / HZ)
-    assert stage.told[-1] == PlayoutFinished(branch=3, at_s=pytest.approx(DELAY_S + (3 * 19_200 - 1) / HZ))
+    finished = stage.told[-1]
+    assert isinstance(finished, PlayoutFinished)
+    assert (finished.branch, finished.at_s) == (3, pytest.approx(DELAY_S + (3 * 19_200 - 1) / HZ))
     assert len(stage.told) == 5
 
 
@@ -168,6 +192,7 @@ def test_hold_tells_what_was_heard_and_resume_goes_back_to_the_cut_word() -> Non
     assert isinstance(resumed, OutputResumed)
     last_s = 0.6 + DELAY_S + 239 / HZ
     assert (held.words, held.at_s) == (2, pytest.approx(last_s)), "60 % of the second word was out"
+    assert held.asked_s == 0.6
     assert resumed.words == 2
     assert stage.heard() == ["One", "two", "three", "four."], "none is lost, none is told twice"
     air = np.concatenate(stage.air)
@@ -193,7 +218,7 @@ def test_a_hold_before_the_first_sample_and_a_stop_leave_nothing_heard() -> None
         await stage.play(1.0)
 
     stage = on_stage(act)
-    assert stage.told == [OutputHeld(branch=1, at_s=0.0, words=0)]
+    assert stage.told == [OutputHeld(branch=1, at_s=0.0, asked_s=0.0, words=0)]
     assert not np.concatenate(stage.air).any()
 
 
@@ -253,37 +278,118 @@ def test_what_is_told_may_end_the_branch_at_once() -> None:
     assert [type(event) for event in told] == [PlayoutStarted, WordHeard]
 
 
-@st.composite
-def ledgers(draw: st.DrawFn) -> list[Word]:
-    words, at = [], 0
-    for number in range(draw(st.integers(0, 8))):
-        start = at + draw(st.integers(0, 9_000))
-        at = start + draw(st.integers(1, 40_000))
-        words.append(Word(f"w{number}", start, at))
-    return words
+def sounded(stage: Stage, from_block: int, samples: int) -> NDArray[np.float32]:
+    """What the loudspeaker played from a block on."""
+    return np.concatenate(stage.air[from_block:])[:samples]
 
 
-@given(ledgers(), st.integers(0, 400_000))
-def test_going_on_loses_no_word_and_repeats_at_most_one(words: list[Word], held: int) -> None:
-    point = resume_point(words, held)
-    assert held - 0.4 * HZ <= point <= held
-    repeated = [word for word in words if word.start < held and word.end > point]
-    assert len(repeated) <= 1
-    for word in words:
-        if word.start < held < word.end and held - word.start <= 0.4 * HZ:
-            assert point == word.start, "a word that was cut is said again from its start"
+@pytest.mark.parametrize("gaps", [True, False])
+def test_the_rest_of_a_reply_is_the_very_same_sound(gaps: bool) -> None:
+    voice, block = NoisyVoice(gaps=gaps), 0
+
+    async def act(mouth: LiveMouth, stage: Stage, _: Voice) -> None:
+        nonlocal block
+        mouth.begin(1)
+        await mouth.say(1, "One two three.")
+        await mouth.say(1, "Four five.")
+        await stage.play(0.7)
+        mouth.stop(1, keep=True)
+        await stage.play(0.1)
+        mouth.begin(2)
+        assert stage.heard() == ["One", "two"]
+        assert await mouth.say_rest(2, 1, 0, 2) == (1, 0.4, 0.0)
+        assert await mouth.say_rest(2, 1, 1, 0) == (2, 0.8, 0.0)
+        mouth.finish(2)
+        block = len(stage.air)
+        await stage.play(2.0)
+
+    stage = on_stage(act, voice=voice)
+    first, second = voice.clips
+    wanted = np.concatenate([first.samples[2 * 19_200 :], second.samples])
+    if not gaps:
+        wanted[:240] *= np.linspace(0, 1, 240, dtype=np.float32)  # 5 ms, so that the cut does not click
+    np.testing.assert_array_equal(sounded(stage, block, wanted.shape[0]), wanted)
+    assert stage.heard()[2:] == ["three.", "Four", "five."]
+    assert voice.said == ["One two three.", "Four five."], "nothing is synthesised again"
+    assert isinstance(stage.told[-1], PlayoutFinished)
 
 
-@given(ledgers(), st.integers(0, 400_000))
-def test_a_word_counts_from_the_sample_on_at_which_most_of_it_was_heard(words: list[Word], heard: int) -> None:
-    count = words_heard(words, heard)
-    for at, word in enumerate(words):
-        assert (at < count) == ((heard - word.start) / (word.end - word.start) >= 0.6 - 1e-9)
+def test_a_rest_that_is_cut_off_is_kept_as_what_it_was() -> None:
+    voice, block = NoisyVoice(gaps=True), 0
+
+    async def act(mouth: LiveMouth, stage: Stage, _: Voice) -> None:
+        nonlocal block
+        mouth.begin(1)
+        await mouth.say(1, "One two three four.")
+        mouth.stop(1, keep=True)
+        mouth.begin(2)
+        await mouth.say_rest(2, 1, 0, 1)
+        mouth.stop(2, keep=True)
+        mouth.forget(1)
+        mouth.begin(3)
+        await mouth.say_rest(3, 2, 0, 2)
+        mouth.finish(3)
+        block = len(stage.air)
+        await stage.play(1.0)
+
+    stage = on_stage(act, voice=voice)
+    np.testing.assert_array_equal(sounded(stage, block, 19_200), voice.clips[0].samples[3 * 19_200 :])
+    assert stage.heard() == ["four."]
 
 
-def test_the_ledger_at_its_edges() -> None:
-    word = Word("ten", 100, 110)
-    assert [words_heard([word], heard) for heard in (105, 106)] == [0, 1]
-    long = Word("Donaudampfschifffahrt", 0, HZ)
-    assert resume_point([long], HZ // 2) == HZ // 2, "its start is more than 400 ms back"
-    assert resume_point([long], HZ // 5) == 0
+def test_only_what_was_not_heard_is_kept_and_only_until_it_is_forgotten() -> None:
+    async def act(mouth: LiveMouth, stage: Stage, voice: Voice) -> None:
+        async def missing(source: int, clause: int) -> bool:
+            mouth.begin(source + 100)
+            try:
+                return await mouth.say_rest(source + 100, source, clause, 0) is None
+            except KeyError:
+                return True
+
+        mouth.begin(1)
+        for text in ("One.", "Two three.", "Four."):
+            await mouth.say(1, text)
+        await stage.play(0.4 + 0.4)
+        mouth.stop(1, keep=True)
+        assert [await missing(1, clause) for clause in (0, 1, 2)] == [True, False, False]
+        mouth.forget(1)
+        assert await missing(1, 2)
+        mouth.begin(2)
+        await mouth.say(2, "Five.")
+        mouth.stop(2)
+        assert await missing(2, 0), "it was not asked to be kept"
+
+    on_stage(act)
+
+
+def test_a_dead_branch_says_no_rest() -> None:
+    async def act(mouth: LiveMouth, stage: Stage, voice: Voice) -> None:
+        mouth.begin(1)
+        await mouth.say(1, "One two.")
+        mouth.stop(1, keep=True)
+        mouth.begin(2)
+        mouth.begin(3)
+        assert await mouth.say_rest(2, 1, 0, 1) is None
+        await stage.play(1.0)
+
+    stage = on_stage(act)
+    assert not np.concatenate(stage.air).any()
+
+
+def test_a_prepared_line_takes_no_synthesis() -> None:
+    async def act(mouth: LiveMouth, stage: Stage, voice: Voice) -> None:
+        for _ in range(2):
+            await mouth.prepare("Still there?")
+        assert voice.said == ["Still there?"]
+        mouth.begin(1)
+        assert await mouth.say(1, "Still there?") == (2, 0.8, 0.0)
+        assert voice.said == ["Still there?"]
+        await mouth.say(1, "Something else.")
+        await mouth.prepare("Another line.")
+        await mouth.say(1, "Still there?")
+        assert voice.said == ["Still there?", "Something else.", "Another line.", "Still there?"], "one is kept"
+        mouth.finish(1)
+        await stage.play(4.0)
+
+    stage = on_stage(act)
+    assert stage.heard() == ["Still", "there?", "Something", "else.", "Still", "there?"]
