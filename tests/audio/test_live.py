@@ -139,11 +139,13 @@ def test_a_dialogue_goes_on_when_the_sound_server_dies_and_comes_back(
         return program
 
     program = asyncio.run(main())
-    first, second = program.of(ev.TurnCommitted)
+    # A pause inside the second sentence may end the turn too early, which is taken back before the reply is heard.
+    first, second = {event.turn: event for event in program.of(ev.TurnCommitted)}.values()
     assert ("capital of france" in first.text.lower(), "thank you" in second.text.lower()) == (True, True)
-    replies = [event.text.strip() for event in program.of(ev.ReplyDecoded)]
-    committed = [(reply.heard, reply.interrupted) for reply in program.of(ev.ReplyCommitted)]
-    assert committed == [(text, False) for text in replies], "a reply that was half said is said to its end"
+    written = {event.branch: event.text.strip() for event in program.of(ev.ReplyDecoded)}
+    committed = [(reply.branch, reply.heard, reply.interrupted) for reply in program.of(ev.ReplyCommitted)]
+    wanted = [(turn.branch, written[turn.branch], False) for turn in (first, second)]
+    assert committed == wanted, "a reply that was half said is said to its end"
     boundaries = {boundary.name: boundary for boundary in program.of(ev.BoundaryTaken)}
     assert boundaries["U2"].parent == boundaries["A1"].boundary, "the second turn stands on the first one's state"
     assert boundaries["U2"].position > boundaries["A1"].position > boundaries["U1"].position
